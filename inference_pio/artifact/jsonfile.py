@@ -1,0 +1,42 @@
+"""Reading and writing the artifact's JSON files."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from inference_pio.errors import BadInputError
+
+MAX_JSON_BYTES = 64 << 20
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a UTF-8 JSON file; raises BadInputError naming the file for anything else."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise BadInputError(f"{path.name} has {size} bytes, more than any such file needs: it is damaged")
+        value = json.loads(path.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        raise BadInputError(f"{path} does not exist") from None
+    except OSError as error:
+        raise BadInputError(f"{path} cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise BadInputError(f"{path} is not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise BadInputError(f"{path} must hold a JSON object")
+    return value
+
+
+def json_bytes(value: object) -> bytes:
+    """Deterministic, readable JSON with a final newline."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old or the new one, never half."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)

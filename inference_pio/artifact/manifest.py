@@ -1,0 +1,228 @@
+"""The manifest: what an artifact is, what it needs and the hash of every file. `manifest.schema.json` is its law."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from inference_pio.artifact.jsonfile import json_bytes, read_json_object
+from inference_pio.artifact.schema import validate
+from inference_pio.errors import BadInputError
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Sizes of the model as exported."""
+
+    model_type: str
+    parameters: int
+    layers: int
+    hidden_size: int
+    vocab_size: int
+    context_length: int
+
+
+@dataclass(frozen=True)
+class FileHash:
+    """SHA-256 (hex) and size in bytes of a file."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """The checkpoint: its folder's name and its files; `layers_kept` is set when the export was cut short."""
+
+    name: str
+    files: dict[str, FileHash]
+    layers_kept: int | None = None
+
+
+@dataclass(frozen=True)
+class RecipeFacts:
+    """The recipe by name, its weight formats by kind of tensor, and the formats of named tensors."""
+
+    name: str
+    weights: dict[str, str]
+    overrides: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Requires:
+    """What must be there to run: package versions, CPU classes, operators as `domain::Name`."""
+
+    packages: dict[str, str]
+    cpu_classes: list[str]
+    operators: list[str]
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """An input or output of a graph; names in `shape` are free dimensions."""
+
+    name: str
+    dtype: str
+    shape: list[int | str]
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """One graph of the ordered list that makes up a model."""
+
+    role: str
+    variant: str
+    file: str
+    inputs: list[TensorFacts]
+    outputs: list[TensorFacts]
+    layers: list[int]
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """The key/value cache: per layer two tensors [batch, kv_heads, length, head_dim]."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Contract:
+    """How batches are padded, whether a row's cache is compact, and whether kernels round activations."""
+
+    padding: str
+    compact_cache: bool
+    shared_cache_buffer: bool
+    rounds_activations: bool
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of weights, and of cache per token."""
+
+    weight_bytes: int
+    cache_bytes_per_token: int
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The recorded result of a verification."""
+
+    gate: str
+    passed: bool
+    metrics: dict[str, float | None]
+    failures: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that `manifest.json` says."""
+
+    producer: str
+    fingerprint: str
+    model: ModelFacts
+    source: Source
+    target: str
+    hardware: str
+    recipe: RecipeFacts
+    requires: Requires
+    graphs: list[GraphFacts]
+    cache: CacheSpec
+    contract: Contract
+    memory: Memory
+    accuracy: Accuracy | None
+    files: dict[str, FileHash]
+    schema_version: int = SCHEMA_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)
+
+    def to_bytes(self) -> bytes:
+        """The text of `manifest.json`; raises ValueError when it would break the schema."""
+        problem = validate(self.to_dict(), schema())
+        if problem:
+            raise ValueError(problem)
+        return json_bytes(self.to_dict())
+
+    def with_accuracy(self, accuracy: Accuracy) -> Manifest:
+        """The same manifest with the result of a verification."""
+        return replace(self, accuracy=accuracy)
+
+    @property
+    def parameters(self) -> int:
+        return self.model.parameters
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """The JSON schema of the manifest."""
+    return json.loads((Path(__file__).parent / "manifest.schema.json").read_text())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an artifact folder; raises BadInputError when it is missing, newer or broken."""
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise BadInputError(f"{folder} is not an artifact: it has no {MANIFEST_NAME}")
+    values = read_json_object(path)
+    version = values.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise BadInputError(
+            f"{path} has schema version {version}, and this installation reads up to {SCHEMA_VERSION}: "
+            "upgrade inference-pio"
+        )
+    problem = validate(values, schema())
+    if problem:
+        raise BadInputError(f"{path}: {problem}")
+    return _from_dict(values)
+
+
+def fingerprint(files: dict[str, FileHash], cache: CacheSpec) -> str:
+    """SHA-256 over the hashes of `files` (graphs, weights, tokenizer) and the cache specification."""
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"{name} {files[name].sha256} {files[name].size}\n".encode())
+    digest.update(json_bytes(asdict(cache)))
+    return digest.hexdigest()
+
+
+def _from_dict(values: dict[str, Any]) -> Manifest:
+    source, accuracy = values["source"], values["accuracy"]
+    tensors = {
+        key: [[TensorFacts(**tensor) for tensor in graph[key]] for graph in values["graphs"]]
+        for key in ("inputs", "outputs")
+    }
+    graphs = [
+        GraphFacts(**{**graph, "inputs": tensors["inputs"][i], "outputs": tensors["outputs"][i]})
+        for i, graph in enumerate(values["graphs"])
+    ]
+    return Manifest(
+        producer=values["producer"],
+        fingerprint=values["fingerprint"],
+        model=ModelFacts(**values["model"]),
+        source=Source(source["name"], _hashes(source["files"]), source.get("layers_kept")),
+        target=values["target"],
+        hardware=values["hardware"],
+        recipe=RecipeFacts(**values["recipe"]),
+        requires=Requires(**values["requires"]),
+        graphs=graphs,
+        cache=CacheSpec(**values["cache"]),
+        contract=Contract(**values["contract"]),
+        memory=Memory(**values["memory"]),
+        accuracy=Accuracy(**accuracy) if accuracy else None,
+        files=_hashes(values["files"]),
+    )
+
+
+def _hashes(values: dict[str, Any]) -> dict[str, FileHash]:
+    return {name: FileHash(**entry) for name, entry in values.items()}

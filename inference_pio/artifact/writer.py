@@ -1,0 +1,176 @@
+"""Writing an artifact: a locked sibling folder that takes the place of OUT in one step, or vanishes."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from inference_pio.artifact.manifest import MANIFEST_NAME, FileHash
+from inference_pio.errors import BadInputError, ResourceLimitError
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+"""linux/fcntl.h and linux/fs.h."""
+
+
+class HashedFile:
+    """A file being written whose SHA-256 grows with it."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: BinaryIO = open(path, "xb", buffering=0)
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append; raises ResourceLimitError when the disk is full."""
+        view = memoryview(data).cast("B")
+        self._digest.update(view)
+        self.size += len(view)
+        while len(view):
+            try:
+                view = view[self._file.write(view) :]
+            except OSError as error:
+                raise disk_error(error) from error
+
+    def align(self, boundary: int) -> int:
+        """Pad with zeros to a multiple of `boundary` and return the position."""
+        gap = -self.size % boundary
+        if gap:
+            self.write(bytes(gap))
+        return self.size
+
+    def close(self) -> FileHash:
+        """Flush to the disk and return the hash."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return FileHash(self._digest.hexdigest(), self.size)
+
+
+class ArtifactWriter:
+    """Context manager that yields the folder to fill; `commit` puts it at `out`, leaving without it removes it.
+
+    Raises BadInputError when `out` exists (and `force` is off, or it is not an artifact) or another process is
+    writing there. What a killed process left behind is cleared.
+    """
+
+    def __init__(self, out: Path, force: bool) -> None:
+        self.out = out
+        self.files: dict[str, FileHash] = {}
+        self.folder = out.with_name(f".{out.name}.partial")
+        self._force = force
+        self._lock = -1
+
+    def __enter__(self) -> ArtifactWriter:
+        refuse_existing(self.out, self._force)
+        try:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)
+            self._lock = os.open(self.folder, os.O_RDONLY)
+        except OSError as error:
+            raise BadInputError(f"cannot write beside {self.out}: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise BadInputError(
+                f"another export is writing {self.out}: wait for it or choose another -o"
+            ) from None
+        for stale in self.folder.iterdir():
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+        return self
+
+    def create(self, name: str) -> HashedFile:
+        """Open a new file of the artifact; `finish` records it."""
+        try:
+            return HashedFile(self.folder / name)
+        except OSError as error:
+            raise disk_error(error) from error
+
+    def finish(self, name: str, file: HashedFile) -> None:
+        """Close `file` and record its hash under `name`."""
+        self.files[name] = file.close()
+
+    def add(self, name: str, data: bytes, record: bool = True) -> None:
+        """Write a small file; `record` False keeps it out of the list of hashes."""
+        file = self.create(name)
+        file.write(data)
+        entry = file.close()
+        if record:
+            self.files[name] = entry
+
+    @contextmanager
+    def provisional(self, manifest: bytes) -> Iterator[None]:
+        """Let the unfinished folder open as an artifact with `manifest` for a while."""
+        path = self.folder / MANIFEST_NAME
+        path.write_bytes(manifest)
+        try:
+            yield
+        finally:
+            path.unlink()
+
+    def commit(self, manifest: bytes) -> None:
+        """Write the manifest and put the folder at `out`; an old artifact there is removed afterwards."""
+        self.add(MANIFEST_NAME, manifest, record=False)
+        os.fsync(self._lock)
+        if self.out.exists():
+            _exchange(self.folder, self.out)
+            shutil.rmtree(self.folder)
+        else:
+            os.rename(self.folder, self.out)
+        parent = os.open(self.out.parent, os.O_RDONLY)
+        os.fsync(parent)
+        os.close(parent)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.folder.exists() and os.fstat(self._lock).st_ino == self.folder.stat().st_ino:
+            shutil.rmtree(self.folder)
+        os.close(self._lock)
+
+
+def refuse_existing(out: Path, force: bool) -> None:
+    """Raise BadInputError when `out` exists and must not be replaced."""
+    if not out.exists() and not out.is_symlink():
+        return
+    if not force:
+        raise BadInputError(f"{out} exists: choose another -o, or replace it with --force")
+    if out.is_symlink() or not out.is_dir():
+        raise BadInputError(f"{out} is not a folder, and --force replaces only artifacts")
+    if not (out / MANIFEST_NAME).is_file() and any(out.iterdir()):
+        raise BadInputError(
+            f"{out} is not an artifact, and --force replaces only artifacts: choose another -o"
+        )
+
+
+def disk_error(error: OSError) -> Exception:
+    """The error to report for a failed write."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return ResourceLimitError(
+            f"writing the artifact failed: {error.strerror}; free some space or choose another -o"
+        )
+    return BadInputError(f"writing the artifact failed: {error.strerror}")
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Swap two folders in one step (renameat2), so that no moment lacks a complete `old`."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if (
+        rename is not None
+        and rename(AT_FDCWD, os.fsencode(new), AT_FDCWD, os.fsencode(old), RENAME_EXCHANGE) == 0
+    ):
+        return
+    aside = old.with_name(f".{old.name}.old")
+    if aside.exists():
+        shutil.rmtree(aside)
+    os.rename(old, aside)
+    os.rename(new, old)
+    os.rename(aside, new)

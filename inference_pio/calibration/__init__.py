@@ -1,0 +1,1 @@
+"""Recipes: every choice about quantization."""

@@ -1,0 +1,109 @@
+"""Recipes: which weight is stored in which format. Plain rounding needs no calibration text."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from inference_pio.errors import BadInputError
+from inference_pio.graphs.formats import BLOCK_SIZES, FP16, FP32, WeightFormat
+from inference_pio.graphs.spec import DecoderSpec
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Formats of the layers' weights and of the edges (token table and head), with exceptions by tensor name.
+
+    `overrides` are (shell pattern over checkpoint tensor names, format); the first that fits wins.
+    """
+
+    name: str
+    layers: WeightFormat
+    edges: WeightFormat
+    overrides: tuple[tuple[str, WeightFormat], ...] = ()
+
+    def format_of(self, tensor: str, spec: DecoderSpec) -> WeightFormat:
+        """The format of the checkpoint tensor called `tensor`."""
+        for pattern, chosen in self.overrides:
+            if fnmatch.fnmatchcase(tensor, pattern):
+                return chosen
+        return self.edges if tensor in spec.edge_tensors else self.layers
+
+    def with_block_size(self, block_size: int) -> Recipe:
+        """The same recipe with one block size everywhere; raises BadInputError for sizes no kernel has."""
+        if block_size not in BLOCK_SIZES:
+            raise BadInputError(
+                f"block size {block_size} is not supported: use one of {', '.join(map(str, BLOCK_SIZES))}"
+            )
+        if not (self.layers.quantized or self.edges.quantized):
+            raise BadInputError(
+                f"--block-size has no meaning for recipe {self.name}, which quantizes nothing"
+            )
+        edges, layers = (
+            replace(f, block_size=block_size) if f.quantized else f for f in (self.edges, self.layers)
+        )
+        return replace(self, edges=edges, layers=layers)
+
+
+_INT8, _INT4 = WeightFormat(8), WeightFormat(4)
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("fp32", FP32, FP32),
+        Recipe("fp16", FP16, FP16),
+        Recipe("int8", _INT8, _INT8),
+        Recipe("int4", _INT4, _INT8),
+    )
+}
+
+SUPPORTED = {"ort-cpu": ("fp32", "fp16", "int8", "int4")}
+"""Recipes per target; a pair that is not here is refused before any work."""
+
+
+def find_recipe(name_or_file: str, target: str) -> Recipe:
+    """The recipe called so, or the one in a JSON file; raises BadInputError for unknown names and unfit pairs."""
+    if name_or_file in RECIPES:
+        recipe, base = RECIPES[name_or_file], name_or_file
+    elif name_or_file.endswith(".json"):
+        recipe, base = _read_recipe(Path(name_or_file))
+    else:
+        raise BadInputError(
+            f"precision '{name_or_file}' is not known: use {', '.join(RECIPES)} or the path of a .json recipe"
+        )
+    if base not in SUPPORTED[target]:
+        raise BadInputError(
+            f"recipe {base} does not run on target {target}: use {', '.join(SUPPORTED[target])}"
+        )
+    return recipe
+
+
+def _read_recipe(path: Path) -> tuple[Recipe, str]:
+    """A recipe file: {"base": NAME, "block_size": N, "overrides": {"PATTERN": "FORMAT", ...}}."""
+    try:
+        values: Any = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInputError(f"recipe {path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise BadInputError(f"recipe {path} is not valid JSON") from None
+    if (
+        not isinstance(values, dict)
+        or set(values) - {"base", "block_size", "overrides"}
+        or "base" not in values
+    ):
+        raise BadInputError(
+            f'recipe {path} must be an object with "base" and perhaps "block_size" and "overrides"'
+        )
+    base, overrides, block_size = values["base"], values.get("overrides", {}), values.get("block_size")
+    if base not in RECIPES:
+        raise BadInputError(f"recipe {path}: base must be one of {', '.join(RECIPES)}")
+    if not isinstance(overrides, dict) or not all(isinstance(v, str) for v in overrides.values()):
+        raise BadInputError(f"recipe {path}: overrides must map tensor patterns to formats")
+    recipe = RECIPES[base]
+    if block_size is not None:
+        recipe = recipe.with_block_size(block_size)
+    formats = tuple((pattern, WeightFormat.parse(text)) for pattern, text in overrides.items())
+    return replace(recipe, name=path.stem, overrides=formats), base

@@ -1,0 +1,161 @@
+"""What stands in an artifact besides graph and weights: copied files, manifest, build report."""
+
+from __future__ import annotations
+
+import math
+import platform
+import re
+import resource
+from dataclasses import asdict
+from importlib.metadata import version
+
+import onnx_ir as ir
+
+from inference_pio.artifact.jsonfile import json_bytes
+from inference_pio.artifact.manifest import (
+    CacheSpec,
+    Contract,
+    FileHash,
+    GraphFacts,
+    Manifest,
+    Memory,
+    ModelFacts,
+    RecipeFacts,
+    Requires,
+    Source,
+    TensorFacts,
+    fingerprint,
+)
+from inference_pio.artifact.writer import ArtifactWriter
+from inference_pio.checkpoint.checkpoint import Checkpoint
+from inference_pio.export.genai_config import genai_config
+from inference_pio.export.plan import Estimate, ExportPlan
+from inference_pio.graphs.targets.target import RewriteReport
+from inference_pio.version import __version__
+
+NOT_IN_FINGERPRINT = re.compile(
+    r"(LICENSE|NOTICE|COPYING|USE_POLICY).*|genai_config\.json|config\.json|calibration\.json"
+)
+DTYPES = {ir.DataType.FLOAT: "float32", ir.DataType.INT64: "int64", ir.DataType.INT32: "int32"}
+
+
+def copy_checkpoint_files(
+    source: Checkpoint, plan: ExportPlan, model: ir.Model, writer: ArtifactWriter
+) -> None:
+    """Tokenizer, licence and configuration files, and `genai_config.json` where it applies."""
+    for file in (*source.tokenizer_files, *source.license_files):
+        writer.add(file.name, file.read_bytes())
+    config = dict(source.config)
+    if plan.spec.layers != config["num_hidden_layers"]:
+        config["num_hidden_layers"] = plan.spec.layers
+        if config.get("layer_types"):
+            config["layer_types"] = config["layer_types"][: plan.spec.layers]
+    writer.add("config.json", json_bytes(config))
+    generation = source.generation_config or {}
+    writer.add("generation_config.json", json_bytes(generation or _generation_from(config)))
+    inputs = [str(value.name) for value in model.graph.inputs]
+    genai = genai_config(plan.spec, plan.context_length, config, generation, inputs)
+    if genai is not None:
+        writer.add("genai_config.json", json_bytes(genai))
+
+
+def _generation_from(config: dict[str, object]) -> dict[str, object]:
+    """A checkpoint without generation_config.json keeps its special ids in config.json."""
+    keys = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return {key: config[key] for key in keys if config.get(key) is not None}
+
+
+def make_manifest(
+    plan: ExportPlan,
+    source: Checkpoint,
+    source_files: dict[str, FileHash],
+    model: ir.Model,
+    files: dict[str, FileHash],
+) -> Manifest:
+    """The manifest of a lowered decoder whose other files are all written."""
+    spec, target = plan.spec, plan.target
+    cache = CacheSpec(spec.layers, spec.kv_heads, spec.head_dim, "float32")
+    kernels = {node.op_type for node in model.graph}
+    return Manifest(
+        producer=f"inference-pio {__version__}",
+        fingerprint=fingerprint(
+            {n: f for n, f in files.items() if not NOT_IN_FINGERPRINT.fullmatch(n)}, cache
+        ),
+        model=ModelFacts(
+            spec.model_type,
+            _parameters(source, spec.layers),
+            spec.layers,
+            spec.hidden_size,
+            spec.vocab_size,
+            plan.context_length,
+        ),
+        source=Source(
+            source.path.resolve().name,
+            source_files,
+            spec.layers if spec.layers != source.config["num_hidden_layers"] else None,
+        ),
+        target=target.name,
+        hardware=plan.hardware.name,
+        recipe=RecipeFacts(
+            plan.recipe.name,
+            {"layers": str(plan.recipe.layers), "edges": str(plan.recipe.edges)},
+            {pattern: str(chosen) for pattern, chosen in plan.recipe.overrides},
+        ),
+        requires=Requires(
+            dict(target.requires),
+            list(plan.hardware.cpu_classes),
+            sorted({f"{node.domain or 'ai.onnx'}::{node.op_type}" for node in model.graph}),
+        ),
+        graphs=[
+            GraphFacts(
+                "decoder",
+                "any",
+                "model.onnx",
+                [_tensor(value) for value in model.graph.inputs],
+                [_tensor(value) for value in model.graph.outputs],
+                list(range(spec.layers)),
+            )
+        ],
+        cache=cache,
+        contract=Contract(
+            target.padding, target.compact_cache, target.shared_cache_buffer, "MatMulNBits" in kernels
+        ),
+        memory=Memory(files["model.onnx.data"].size, 2 * spec.layers * spec.kv_heads * spec.head_dim * 4),
+        accuracy=None,
+        files=dict(sorted(files.items())),
+    )
+
+
+def _parameters(source: Checkpoint, layers: int) -> int:
+    dropped = re.compile(r"model\.layers\.(\d+)\.")
+    return sum(
+        math.prod(info.shape)
+        for name, info in source.tensors.items()
+        if not ((match := dropped.match(name)) and int(match[1]) >= layers)
+    )
+
+
+def _tensor(value: ir.Value) -> TensorFacts:
+    assert value.shape is not None and value.dtype is not None
+    shape = [dim if isinstance(dim, int) else str(dim.value) for dim in value.shape]
+    return TensorFacts(str(value.name), DTYPES[value.dtype], shape)
+
+
+def build_report(
+    needed: Estimate, threads: int, rewrites: list[RewriteReport], model: ir.Model, seconds: float
+) -> bytes:
+    """How the export went on this machine: times, memory, matches; not part of the fingerprint."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return json_bytes(
+        {
+            "seconds": round(seconds, 3),
+            "expected_peak_bytes": needed.peak_memory,
+            "process_peak_bytes": usage.ru_maxrss * 1024,
+            "threads": threads,
+            "nodes": len(list(model.graph)),
+            "rewrites": [asdict(report) for report in rewrites],
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+            "packages": {name: version(name) for name in ("numpy", "onnx", "onnx-ir", "tokenizers")},
+        }
+    )

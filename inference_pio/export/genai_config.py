@@ -1,0 +1,72 @@
+"""`genai_config.json`, with which onnxruntime-genai loads the artifact's folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from inference_pio.graphs.spec import DecoderSpec
+
+GENAI_MODEL_TYPES = ("qwen3",)
+"""Architectures whose greedy tokens a parity test compares with onnxruntime-genai."""
+
+MAX_LENGTH = 2048
+"""genai allocates the whole cache for `search.max_length`, so this stays modest; callers may raise it."""
+
+
+def genai_config(
+    spec: DecoderSpec,
+    context_length: int,
+    config: dict[str, Any],
+    generation: dict[str, Any],
+    inputs: list[str],
+) -> dict[str, Any] | None:
+    """The configuration, or None for an architecture without a parity test."""
+    if spec.model_type not in GENAI_MODEL_TYPES:
+        return None
+    eos = generation.get("eos_token_id", config.get("eos_token_id"))
+    first_eos = eos[0] if isinstance(eos, list) and eos else eos
+    pad = generation.get("pad_token_id", config.get("pad_token_id"))
+    bos = generation.get("bos_token_id", config.get("bos_token_id"))
+    names = {
+        "input_ids": "input_ids",
+        "attention_mask": "attention_mask",
+        "past_key_names": "past_key_values.%d.key",
+        "past_value_names": "past_key_values.%d.value",
+    }
+    return {
+        "model": {
+            "type": spec.model_type,
+            "bos_token_id": first_eos if bos is None else bos,
+            "eos_token_id": eos,
+            "pad_token_id": first_eos if pad is None else pad,
+            "context_length": context_length,
+            "vocab_size": spec.vocab_size,
+            "decoder": {
+                "filename": "model.onnx",
+                "head_size": spec.head_dim,
+                "hidden_size": spec.hidden_size,
+                "num_attention_heads": spec.heads,
+                "num_key_value_heads": spec.kv_heads,
+                "num_hidden_layers": spec.layers,
+                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+                "inputs": {key: name for key, name in names.items() if "%d" in name or name in inputs},
+                "outputs": {
+                    "logits": "logits",
+                    "present_key_names": "present.%d.key",
+                    "present_value_names": "present.%d.value",
+                },
+            },
+        },
+        "search": {
+            "do_sample": bool(generation.get("do_sample", False)),
+            "max_length": min(context_length, MAX_LENGTH),
+            "min_length": 0,
+            "num_beams": 1,
+            "num_return_sequences": 1,
+            "past_present_share_buffer": True,
+            "repetition_penalty": float(generation.get("repetition_penalty") or 1.0),
+            "temperature": float(generation.get("temperature") or 1.0),
+            "top_k": int(generation.get("top_k") or 50),
+            "top_p": float(generation.get("top_p") or 1.0),
+        },
+    }

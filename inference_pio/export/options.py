@@ -1,0 +1,28 @@
+"""What a caller may ask of an export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Options of `export`.
+
+    `precision` is a recipe's name or file; `block_size`, `context_length` and `layers` default to what the recipe and
+    the checkpoint say; `max_memory` is in bytes; `threads` None uses every core. `ignore_config_keys` are entries of
+    config.json that the caller vouches for. `keep_failed` keeps an artifact whose verification failed, marked so.
+    """
+
+    target: str = "ort-cpu"
+    hardware: str = "auto"
+    precision: str = "int8"
+    kv_cache: str = "fp32"
+    block_size: int | None = None
+    context_length: int | None = None
+    layers: int | None = None
+    max_memory: int | None = None
+    threads: int | None = None
+    force: bool = False
+    keep_failed: bool = False
+    ignore_config_keys: tuple[str, ...] = ()

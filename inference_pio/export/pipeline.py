@@ -1,0 +1,88 @@
+"""The whole export, top to bottom: checkpoint, canonical graph, lowering, streamed weights, artifact."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx_ir as ir
+
+from inference_pio.artifact.bundle import Artifact
+from inference_pio.artifact.manifest import Accuracy, Manifest
+from inference_pio.artifact.writer import ArtifactWriter, refuse_existing
+from inference_pio.checkpoint.checkpoint import Checkpoint
+from inference_pio.errors import GateFailedError
+from inference_pio.export.contents import build_report, copy_checkpoint_files, make_manifest
+from inference_pio.export.options import ExportOptions
+from inference_pio.export.plan import ExportPlan, fit_resources, plan_export
+from inference_pio.export.progress import ExportProgress, SilentProgress
+from inference_pio.export.source_hashes import SourceHashes
+from inference_pio.export.weight_writer import write_weights
+from inference_pio.graphs.source import WeightSource
+from inference_pio.graphs.targets.target import RewriteReport
+
+GRAPH, WEIGHTS = "model.onnx", "model.onnx.data"
+
+Verifier = Callable[[Path], Accuracy]
+"""Measures the artifact in the folder it is given, before it is put in place."""
+
+
+def export(
+    checkpoint: str | Path,
+    out: str | Path,
+    options: ExportOptions | None = None,
+    *,
+    progress: ExportProgress | None = None,
+    verifier: Verifier | None = None,
+) -> Artifact:
+    """Export a checkpoint to an artifact at `out` and open it.
+
+    Memory stays at a few row chunks whatever the size of the model. Raises BadInputError for anything wrong with the
+    checkpoint or the options, ResourceLimitError when memory or disk do not suffice, and GateFailedError when
+    `verifier` finds the artifact too far from the original; then nothing stands at `out`.
+    """
+    options, progress, out = options or ExportOptions(), progress or SilentProgress(), Path(out)
+    started = time.monotonic()
+    refuse_existing(out, options.force)
+    with Checkpoint.open(checkpoint) as source:
+        plan = plan_export(source, options)
+        model, rewrites = build_graph(source, plan)
+        needed, threads = fit_resources(model, plan, out, options.max_memory)
+        progress.start(needed)
+        with SourceHashes(source) as hashes, ArtifactWriter(out, options.force) as writer:
+            weights = writer.create(WEIGHTS)
+            write_weights(model.graph, weights, WEIGHTS, threads, progress.advance)
+            writer.finish(WEIGHTS, weights)
+            writer.add(GRAPH, ir.to_proto(model).SerializeToString(deterministic=True))
+            copy_checkpoint_files(source, plan, model, writer)
+            manifest = make_manifest(plan, source, hashes.result(), model, writer.files)
+            progress.finish()
+            if verifier is not None:
+                manifest = _verified(manifest, writer, verifier, options.keep_failed)
+            seconds = time.monotonic() - started
+            writer.add(
+                "build-report.json", build_report(needed, threads, rewrites, model, seconds), record=False
+            )
+            writer.commit(manifest.to_bytes())
+    return Artifact.open(out)
+
+
+def build_graph(checkpoint: Checkpoint, plan: ExportPlan) -> tuple[ir.Model, list[RewriteReport]]:
+    """The lowered graph with lazy weights, and how often each rewrite matched."""
+    source = WeightSource(checkpoint)
+    for layer in range(plan.spec.layers, checkpoint.config["num_hidden_layers"]):
+        source.declare_unused(f"model.layers.{layer}.*", "cut off by --layers")
+    model = plan.architecture.build(plan.spec, source)
+    return model, plan.target.lower(model, plan.lowering())
+
+
+def _verified(manifest: Manifest, writer: ArtifactWriter, verifier: Verifier, keep_failed: bool) -> Manifest:
+    """The manifest with the verifier's result; raises GateFailedError when it failed and is not to be kept."""
+    with writer.provisional(manifest.to_bytes()):
+        accuracy = verifier(writer.folder)
+    if not accuracy.passed and not keep_failed:
+        raise GateFailedError(
+            f"the artifact failed gate {accuracy.gate} and was not kept: {'; '.join(accuracy.failures)}"
+        )
+    return manifest.with_accuracy(accuracy)

@@ -1,0 +1,138 @@
+"""Everything that is decided before an export starts: architecture, target, recipe, context, memory and disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import onnx_ir as ir
+
+from inference_pio.calibration.recipes import Recipe, find_recipe
+from inference_pio.checkpoint.checkpoint import Checkpoint
+from inference_pio.checkpoint.config import ConfigReader
+from inference_pio.errors import BadInputError, ResourceLimitError
+from inference_pio.export.options import ExportOptions
+from inference_pio.export.tokenizer_files import check_tokenizer
+from inference_pio.export.weight_writer import data_bytes
+from inference_pio.graphs.architectures import find_architecture
+from inference_pio.graphs.hardware import find_hardware
+from inference_pio.graphs.hardware.hardware import Hardware
+from inference_pio.graphs.rewrites.rewrite import LoweringContext
+from inference_pio.graphs.spec import DecoderSpec
+from inference_pio.graphs.targets import find_target
+from inference_pio.graphs.targets.target import Target
+from inference_pio.graphs.weights import CHUNK_ELEMENTS, recipe_of
+
+BASE_BYTES = 150 << 20
+"""Interpreter, numpy, onnx and the graph itself."""
+
+CHUNK_COPIES = 5
+"""float32 copies of a row chunk that are alive at once in one thread while it is quantized."""
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """The decisions of one export."""
+
+    architecture: ModuleType
+    spec: DecoderSpec
+    target: Target
+    hardware: Hardware
+    recipe: Recipe
+    context_length: int
+    threads: int
+
+    def lowering(self) -> LoweringContext:
+        """What the rewrites need to know."""
+        return LoweringContext(
+            self.spec, lambda tensor: self.recipe.format_of(tensor, self.spec), self.context_length
+        )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Expected peak of resident memory and size of the result, in bytes."""
+
+    peak_memory: int
+    disk: int
+
+
+def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
+    """Read the configuration and settle every choice; raises BadInputError for what does not fit together."""
+    target = find_target(options.target)
+    hardware = find_hardware(options.hardware, target.name)
+    recipe = find_recipe(options.precision, target.name)
+    if options.block_size is not None:
+        recipe = recipe.with_block_size(options.block_size)
+    if options.kv_cache != "fp32":
+        raise BadInputError(
+            f"--kv-cache {options.kv_cache} is not available on {target.name}, whose attention keeps a float32 cache: "
+            "use fp32"
+        )
+    config = ConfigReader(checkpoint.config, ignored=frozenset(options.ignore_config_keys))
+    architecture = find_architecture(config.need_str("model_type"))
+    spec = architecture.read_config(config)
+    config.finish()
+    if options.layers is not None:
+        if not 1 <= options.layers <= spec.layers:
+            raise BadInputError(
+                f"--layers {options.layers} is outside 1 to {spec.layers}, the layers of the model"
+            )
+        spec = spec.truncated(options.layers)
+    check_tokenizer(checkpoint, spec.vocab_size)
+    context = _context_length(spec, options.context_length)
+    threads = options.threads or os.cpu_count() or 1
+    if threads < 1:
+        raise BadInputError(f"--threads must be at least 1, not {threads}")
+    return ExportPlan(architecture, spec, target, hardware, recipe, context, threads)
+
+
+def _context_length(spec: DecoderSpec, asked: int | None) -> int:
+    if asked is None:
+        return spec.context_length
+    if not 1 <= asked <= spec.context_length:
+        raise BadInputError(
+            f"--context-length {asked} is outside 1 to {spec.context_length}, the positions the model was made for"
+        )
+    return asked
+
+
+def estimate(model: ir.Model, threads: int) -> Estimate:
+    """Memory and disk that writing the lowered `model` takes."""
+    values = [
+        v for v in model.graph.initializers.values() if recipe_of(v) is not None and v.const_value is not None
+    ]
+    side = max((v.const_value.nbytes for v in values if recipe_of(v).side), default=0)  # type: ignore[union-attr]
+    chunks = (threads + 2) * CHUNK_COPIES * CHUNK_ELEMENTS * 4
+    disk = data_bytes(model.graph)
+    return Estimate(BASE_BYTES + chunks + 2 * side, disk + (8 << 20))
+
+
+def fit_resources(
+    model: ir.Model, plan: ExportPlan, out: Path, max_memory: int | None
+) -> tuple[Estimate, int]:
+    """The estimate and the number of threads that fits `max_memory`; raises ResourceLimitError with the need."""
+    threads = plan.threads
+    needed = estimate(model, threads)
+    while max_memory is not None and needed.peak_memory > max_memory and threads > 1:
+        threads -= 1
+        needed = estimate(model, threads)
+    if max_memory is not None and needed.peak_memory > max_memory:
+        raise ResourceLimitError(
+            f"this export needs {_mb(needed.peak_memory)} of memory and --max-memory allows {_mb(max_memory)}: "
+            f"raise it to at least {_mb(needed.peak_memory)}"
+        )
+    folder = next(p for p in (out.parent, *out.parent.absolute().parents) if p.exists())
+    free = shutil.disk_usage(folder).free
+    if needed.disk > free:
+        raise ResourceLimitError(
+            f"the artifact needs {_mb(needed.disk)} of disk and {folder} has {_mb(free)}: free some or choose another -o"
+        )
+    return needed, threads
+
+
+def _mb(size: int) -> str:
+    return f"{-(-size // 1_000_000)}MB"

@@ -1,0 +1,39 @@
+"""The tokenizer's files are checked before a long export, not after it."""
+
+from __future__ import annotations
+
+import json
+
+from tokenizers import Tokenizer
+
+from inference_pio.checkpoint.checkpoint import Checkpoint
+from inference_pio.errors import BadInputError
+
+
+def check_tokenizer(checkpoint: Checkpoint, vocab_size: int) -> None:
+    """Raise BadInputError unless the checkpoint has a usable tokenizer.json that fits the vocabulary."""
+    file = next((f for f in checkpoint.tokenizer_files if f.name == "tokenizer.json"), None)
+    if file is None:
+        raise BadInputError(
+            f"{checkpoint.path} has no tokenizer.json: load its tokenizer in transformers and save it again with "
+            "save_pretrained, which writes one"
+        )
+    try:
+        text = file.read_bytes().decode("utf-8")
+        tokenizer = Tokenizer.from_str(text)
+    except UnicodeDecodeError:
+        raise BadInputError(f"{file.name} is not UTF-8: fetch it again") from None
+    except Exception as error:  # noqa: BLE001 (the library raises nothing more specific)
+        raise BadInputError(f"{file.name} is not a usable tokenizer ({error}): fetch it again") from None
+    highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    if not 0 <= highest < vocab_size:
+        raise BadInputError(
+            f"{file.name} has token ids up to {highest}, but config.json has a vocabulary of {vocab_size}: "
+            "the two belong to different models"
+        )
+    for other in checkpoint.tokenizer_files:
+        if other.suffix == ".json":
+            try:
+                json.loads(other.read_bytes().decode("utf-8"))
+            except (ValueError, RecursionError):
+                raise BadInputError(f"{other.name} is not valid JSON: fetch it again") from None

@@ -1,0 +1,118 @@
+"""Reading the parts of config.json that decoders share: rotary embedding and layer types."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from inference_pio.checkpoint.config import ConfigReader
+from inference_pio.errors import BadInputError
+from inference_pio.graphs.blocks.rope import (
+    RopeSpec,
+    Yarn,
+    default_frequencies,
+    linear_frequencies,
+    llama3_frequencies,
+)
+
+
+def read_rope(config: ConfigReader, dim: int, default_theta: float) -> tuple[RopeSpec, int]:
+    """The rotary embedding of heads of size `dim`, and the number of positions it is good for.
+
+    Understands `rope_theta` with `rope_scaling` (transformers 4) and `rope_parameters` (transformers 5). The
+    `dynamic` type changes frequencies once a sequence outgrows `max_position_embeddings`, and then disagrees with its
+    own cache, so the context ends there.
+    """
+    if dim % 2:
+        raise BadInputError(
+            f"config.json: head size {dim} is odd, and a rotary embedding needs pairs of channels"
+        )
+    positions = config.need_int("max_position_embeddings")
+    config.expect("partial_rotary_factor", 1, 1.0)
+    top_theta = config.optional_float("rope_theta", default_theta, exclusive_minimum=1.0)
+    original = config.optional_int("original_max_position_embeddings", None)
+    config.first_of("rope_scaling", "rope_parameters")
+    section = config.section("rope_scaling") or config.section("rope_parameters")
+    if section is None:
+        return _spec(dim, default_frequencies(dim, top_theta)), positions
+    theta = section.optional_float("rope_theta", top_theta, exclusive_minimum=1.0)
+    section.expect("partial_rotary_factor", 1, 1.0)
+    kind = section.first_of("rope_type", "type") or "default"
+    found = _typed_rope(section, str(kind), dim, theta, positions, original)
+    section.finish()
+    return found
+
+
+def _typed_rope(
+    section: ConfigReader, kind: str, dim: int, theta: float, positions: int, original: int | None
+) -> tuple[RopeSpec, int]:
+    if kind == "default":
+        return _spec(dim, default_frequencies(dim, theta)), positions
+    if kind == "linear":
+        return _spec(
+            dim, linear_frequencies(dim, theta, section.need_float("factor", minimum=1.0))
+        ), positions
+    if kind == "dynamic":
+        section.need_float("factor", minimum=1.0)
+        return _spec(dim, default_frequencies(dim, theta)), positions
+    trained = original or section.optional_int("original_max_position_embeddings", None) or positions
+    section.ignore("original_max_position_embeddings")
+    if kind == "llama3":
+        factor = section.need_float("factor", minimum=1.0)
+        low, high = section.need_float("low_freq_factor"), section.need_float("high_freq_factor")
+        if high <= low:
+            raise BadInputError(
+                f"config.json: high_freq_factor {high} must be larger than low_freq_factor {low}"
+            )
+        return _spec(dim, llama3_frequencies(dim, theta, factor, low, high, trained)), positions
+    if kind == "yarn":
+        yarn = _read_yarn(section, trained, positions)
+        context = max(positions, int(yarn.factor * trained))
+        return _spec(dim, yarn.frequencies(dim, theta), yarn.scaling()), context
+    raise BadInputError(
+        f"config.json: rope type '{kind}' is not supported; supported are default, linear, dynamic, yarn, llama3"
+    )
+
+
+def _read_yarn(section: ConfigReader, trained: int, positions: int) -> Yarn:
+    return Yarn(
+        factor=section.optional_float("factor", None, minimum=1.0) or positions / trained,
+        original_context=trained,
+        beta_fast=section.optional_float("beta_fast", None, minimum=0.0) or 32.0,
+        beta_slow=section.optional_float("beta_slow", None, minimum=0.0) or 1.0,
+        attention_factor=section.optional_float("attention_factor", None, minimum=0.0),
+        mscale=section.optional_float("mscale", None),
+        mscale_all_dim=section.optional_float("mscale_all_dim", None),
+        truncate=section.optional_bool("truncate", True),
+    )
+
+
+def _spec(dim: int, frequencies: np.ndarray, scaling: float = 1.0) -> RopeSpec:
+    return RopeSpec(dim, tuple(float(f) for f in frequencies), float(scaling))
+
+
+def read_layer_windows(config: ConfigReader, layers: int) -> tuple[int | None, ...]:
+    """The attention window of every layer, None where a layer sees everything.
+
+    `layer_types` wins; published configurations often lack it, then layers from `max_window_layers` on slide when
+    `use_sliding_window` is set.
+    """
+    use_window = config.optional_bool("use_sliding_window", False)
+    window = config.optional_int("sliding_window", None)
+    first = config.optional_int("max_window_layers", 28, minimum=0)
+    if not use_window:
+        window = None
+    kinds = config.optional_list("layer_types", str)
+    if kinds is None:
+        sliding = [window is not None and layer >= first for layer in range(layers)]
+    else:
+        unknown = sorted(set(kinds) - {"full_attention", "sliding_attention"})
+        if unknown:
+            raise BadInputError(f"config.json: layer type '{unknown[0]}' in layer_types is not supported")
+        if len(kinds) != layers:
+            raise BadInputError(f"config.json: layer_types has {len(kinds)} entries for {layers} layers")
+        sliding = [kind == "sliding_attention" for kind in kinds]
+    if any(sliding) and window is None:
+        raise BadInputError(
+            "config.json: layer_types names sliding layers, but sliding_window is not set or use_sliding_window is off"
+        )
+    return tuple(window if slides else None for slides in sliding)

@@ -1,0 +1,81 @@
+"""The decoder skeleton: embedding, pre-norm residual layers, final norm, head. Architectures pass the blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from inference_pio.graphs.blocks.attention_gqa import AttentionInputs, attention_mask
+from inference_pio.graphs.blocks.linear import embedding, linear, matmul_transposed
+from inference_pio.graphs.blocks.norm import rms_norm
+from inference_pio.graphs.blocks.rope import rotary_angles
+from inference_pio.graphs.builder import IR_VERSION, GraphBuilder
+from inference_pio.graphs.source import WeightSource
+from inference_pio.graphs.spec import DecoderSpec
+from inference_pio.version import __version__
+
+AttentionBlock = Callable[
+    [GraphBuilder, WeightSource, DecoderSpec, ir.Value, str, int, AttentionInputs], ir.Value
+]
+MlpBlock = Callable[[GraphBuilder, WeightSource, ir.Value, str, int, int], ir.Value]
+
+
+def build_decoder(
+    spec: DecoderSpec, source: WeightSource, attention: AttentionBlock, mlp: MlpBlock
+) -> ir.Model:
+    """The canonical graph of a decoder.
+
+    Inputs `input_ids`, `attention_mask`, `position_ids` (int64) and `past_key_values.N.key|value` (float32
+    [B, G, P, D]); outputs `logits` (float32 [B, S, V]) and `present.N.key|value` ([B, G, P + S, D]).
+    """
+    b = GraphBuilder()
+    ids_BS = b.input("input_ids", ir.DataType.INT64, ["batch", "sequence_length"])
+    mask_BT = b.input("attention_mask", ir.DataType.INT64, ["batch", "total_length"])
+    positions_BS = b.input("position_ids", ir.DataType.INT64, ["batch", "sequence_length"])
+    shared = AttentionInputs(
+        angles=rotary_angles(b, spec.rope, positions_BS),
+        masks={window: attention_mask(b, mask_BT, ids_BS, window) for window in dict.fromkeys(spec.windows)},
+    )
+    table = "model.embed_tokens"
+    x_BSC = embedding(b, source, ids_BS, table, (spec.vocab_size, spec.hidden_size))
+    for layer in range(spec.layers):
+        prefix = f"model.layers.{layer}"
+        with b.scope(f"layers.{layer}"):
+            x_BSC = _layer(b, source, spec, x_BSC, prefix, layer, shared, attention, mlp)
+    with b.scope("head"):
+        x_BSC = rms_norm(b, source, x_BSC, "model.norm", spec.hidden_size, spec.norm_epsilon)
+        if spec.tied_embeddings:
+            source.declare_copy("lm_head.weight", f"{table}.weight")
+            logits_BSV = matmul_transposed(b, x_BSC, b.graph.initializers[f"{table}.weight"])
+        else:
+            logits_BSV = linear(b, source, x_BSC, "lm_head", (spec.vocab_size, spec.hidden_size))
+    b.output(logits_BSV, "logits", ir.DataType.FLOAT, ["batch", "sequence_length", spec.vocab_size])
+    b.graph.outputs.insert(0, b.graph.outputs.pop())
+    source.close()
+    return ir.Model(
+        b.graph, ir_version=IR_VERSION, producer_name="inference-pio", producer_version=__version__
+    )
+
+
+def _layer(
+    b: GraphBuilder,
+    source: WeightSource,
+    spec: DecoderSpec,
+    x_BSC: ir.Value,
+    prefix: str,
+    layer: int,
+    shared: AttentionInputs,
+    attention: AttentionBlock,
+    mlp: MlpBlock,
+) -> ir.Value:
+    with b.scope("attention"):
+        name = f"{prefix}.input_layernorm"
+        normed = rms_norm(b, source, x_BSC, name, spec.hidden_size, spec.norm_epsilon)
+        attended = attention(b, source, spec, normed, f"{prefix}.self_attn", layer, shared)
+        x_BSC = b.op("Add", [x_BSC, attended], name="residual")
+    with b.scope("mlp"):
+        name = f"{prefix}.post_attention_layernorm"
+        normed = rms_norm(b, source, x_BSC, name, spec.hidden_size, spec.norm_epsilon)
+        inner = mlp(b, source, normed, f"{prefix}.mlp", spec.hidden_size, spec.intermediate_size)
+        return b.op("Add", [x_BSC, inner], name="residual")

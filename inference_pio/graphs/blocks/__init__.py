@@ -1,0 +1,1 @@
+"""Building blocks of decoders in standard ONNX; architectures compose them."""

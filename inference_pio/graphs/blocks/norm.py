@@ -1,0 +1,17 @@
+"""RMS normalization (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from inference_pio.graphs.builder import GraphBuilder
+from inference_pio.graphs.source import WeightSource
+
+
+def rms_norm(
+    b: GraphBuilder, source: WeightSource, x: ir.Value, name: str, size: int, epsilon: float
+) -> ir.Value:
+    """`x / sqrt(mean(x^2) + epsilon) * weight` over the last axis of `size`; same shape as `x`."""
+    weight = b.weight(f"{name}.weight", source.rows(f"{name}.weight", (size,)))
+    attributes = {"axis": -1, "epsilon": epsilon, "stash_type": 1}
+    return b.op("RMSNormalization", [x, weight], attributes, name=name.rsplit(".", 1)[-1])

@@ -1,0 +1,61 @@
+"""Blockwise round-to-nearest quantization in the layout of ONNX Runtime's MatMulNBits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from inference_pio.graphs.weights import Piece, Rows
+
+
+def quantize_blocks(rows_NK: np.ndarray, bits: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Symmetric quantization of float32 rows in blocks along the row.
+
+    Returns data uint8 [N, blocks, block * bits / 8] (zero point 2^(bits-1), two 4-bit values to a byte, the first in
+    the low half) and scales float32 [N, blocks]; a value is `(data - zero_point) * scale`. Eight bits use the scale
+    max|w| / 127. Four bits map the block's largest magnitude to -8 exactly, sign included, so that all 16 levels serve.
+    """
+    rows, columns = rows_NK.shape
+    blocks = -(-columns // block)
+    if blocks * block != columns:
+        rows_NK = np.pad(rows_NK, ((0, 0), (0, blocks * block - columns)))
+    values = rows_NK.reshape(rows, blocks, block)
+    high, low = values.max(axis=2), values.min(axis=2)
+    if bits == 8:
+        scales = np.maximum(high, -low) / np.float32(127)
+    else:
+        scales = np.where(high > -low, high, low) / np.float32(-8)
+    inverse = np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales != 0)
+    zero, top = 1 << (bits - 1), (1 << bits) - 1
+    scaled = values * inverse[:, :, None]
+    np.rint(scaled, out=scaled)
+    scaled += np.float32(zero)
+    np.clip(scaled, 0, top, out=scaled)
+    data = scaled.astype(np.uint8)
+    if bits == 4:
+        data = data[:, :, 0::2] | (data[:, :, 1::2] << 4)
+    return data, scales
+
+
+@dataclass(frozen=True)
+class QuantizeRows:
+    """Quantized data as the main bytes, scales as the side bytes, both from one pass over the rows."""
+
+    rows: Rows
+    bits: int
+    block: int
+
+    @property
+    def blocks(self) -> int:
+        """Blocks in a row."""
+        return -(-self.rows.tail[0] // self.block)
+
+    def pieces(self) -> Iterator[Callable[[], Piece]]:
+        for start, stop in self.rows.spans():
+            yield lambda start=start, stop=stop: self._piece(start, stop)
+
+    def _piece(self, start: int, stop: int) -> Piece:
+        data, scales = quantize_blocks(self.rows.read(start, stop), self.bits, self.block)
+        return Piece(memoryview(np.ascontiguousarray(data)).cast("B"), scales.tobytes())

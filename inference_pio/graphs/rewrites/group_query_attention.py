@@ -1,0 +1,130 @@
+"""Attention with its mask and rotary embeddings becomes GroupQueryAttention over a shared key/value buffer.
+
+The fused operator counts the ones of `attention_mask` instead of looking where they stand, so a lowered batch is
+padded on the right and every row of its cache is compact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from inference_pio.graphs.builder import MICROSOFT, GraphBuilder
+from inference_pio.graphs.rewrites.rewrite import (
+    LoweringContext,
+    NoMatchError,
+    attribute,
+    producer,
+    replace,
+)
+from inference_pio.graphs.weights import ComputeRows, Recipe
+
+
+@dataclass(frozen=True)
+class Match:
+    """One canonical attention layer."""
+
+    attention: ir.Node
+    rotations: tuple[ir.Node, ir.Node]
+    window: int | None
+
+
+def pattern(node: ir.Node) -> Match | None:
+    """`Attention(Rotary(q), Rotary(k), v, mask, past_key, past_value)`."""
+    if (node.op_type, node.domain) != ("Attention", "") or len(node.inputs) != 6:
+        return None
+    rotations = [producer(value, "RotaryEmbedding") for value in node.inputs[:2]]
+    if rotations[0] is None or rotations[1] is None:
+        return None
+    return Match(node, (rotations[0], rotations[1]), _window(node.inputs[3]))
+
+
+def check(match: Match, context: LoweringContext) -> None:
+    if attribute(match.attention, "is_causal", 0):
+        raise NoMatchError("the causal mask is not explicit")
+    if attribute(match.attention, "softcap", 0.0):
+        raise NoMatchError("soft-capped scores")
+    for rotation in match.rotations:
+        if attribute(rotation, "interleaved", 0):
+            raise NoMatchError("interleaved rotary pairs")
+        if attribute(rotation, "rotary_embedding_dim", 0):
+            raise NoMatchError("partial rotary embedding")
+    if context.spec.head_dim % 8:
+        raise NoMatchError(f"head size {context.spec.head_dim} is not a multiple of 8")
+
+
+def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:
+    b = GraphBuilder(graph)
+    q_BSN, k_BSN = (rotation.inputs[0] for rotation in match.rotations)
+    _, _, v_BSN, _, past_key, past_value = match.attention.inputs
+    lengths = _lengths(graph)
+    tables = _rotary_tables(b, context)
+    attributes = {
+        "num_heads": attribute(match.attention, "q_num_heads"),
+        "kv_num_heads": attribute(match.attention, "kv_num_heads"),
+        "scale": attribute(match.attention, "scale"),
+        "do_rotary": 1,
+        "rotary_interleaved": 0,
+        "local_window_size": -1 if match.window is None else match.window,
+    }
+    with b.before(match.attention):
+        outputs = b.ops(
+            "GroupQueryAttention",
+            [q_BSN, k_BSN, v_BSN, past_key, past_value, *lengths, *tables],
+            attributes,
+            3,
+            domain=MICROSOFT,
+            name=(match.attention.name or "attention").replace("Attention", "GroupQueryAttention"),
+        )
+    for old, new in zip(match.attention.outputs, outputs, strict=True):
+        replace(old, new)
+    graph.remove(match.attention, safe=True)
+
+
+def _lengths(graph: ir.Graph) -> list[ir.Value]:
+    """`seqlens_k` int32 [B], the last valid position of each row, and `total_sequence_length`, an int32 scalar."""
+    if "attention_lengths" not in graph.meta:
+        b = GraphBuilder(graph)
+        mask_BT = next(value for value in graph.inputs if value.name == "attention_mask")
+        with b.before(graph[0]), b.scope("lengths"):
+            count_B = b.op("ReduceSum", [mask_BT, b.const([1])], {"keepdims": 0})
+            last_B = b.op(
+                "Cast", [b.op("Sub", [count_B, b.const(1)])], {"to": int(ir.DataType.INT32)}, name="last"
+            )
+            total_1 = b.op("Shape", [mask_BT], {"start": 1, "end": 2})
+            total = b.op("Cast", [b.op("Squeeze", [total_1])], {"to": int(ir.DataType.INT32)}, name="total")
+        graph.meta["attention_lengths"] = [last_B, total]
+    return graph.meta["attention_lengths"]
+
+
+def _rotary_tables(b: GraphBuilder, context: LoweringContext) -> list[ir.Value]:
+    rope, rows = context.spec.rope, context.context_length
+    tables = []
+    for name, function in (("cos_cache", np.cos), ("sin_cache", np.sin)):
+        if name not in b.graph.initializers:
+            job = ComputeRows(rows, (rope.dim // 2,), _Table(rope.table, function))
+            b.lazy(name, ir.DataType.FLOAT, (rows, rope.dim // 2), Recipe(job))
+        tables.append(b.graph.initializers[name])
+    return tables
+
+
+@dataclass(frozen=True)
+class _Table:
+    table: object
+    function: object
+
+    def __call__(self, start: int, stop: int) -> np.ndarray:
+        return self.table(self.function, start, stop)  # type: ignore[operator]
+
+
+def _window(mask: ir.Value | None) -> int | None:
+    """The window that a canonical mask was made with: `And(And(causal, key > query - window), valid)`."""
+    both = producer(mask, "And")
+    inner = producer(both.inputs[0], "And") if both else None
+    greater = producer(inner.inputs[1], "Greater") if inner else None
+    oldest = producer(greater.inputs[1], "Sub") if greater else None
+    if oldest is None or oldest.inputs[1] is None or oldest.inputs[1].const_value is None:
+        return None
+    return int(oldest.inputs[1].const_value.numpy())

@@ -1,0 +1,86 @@
+"""Linear layers take the kernel of their weight's format: MatMulNBits for blocks, FusedMatMul for floats.
+
+The weight keeps the checkpoint's [N, K] layout in every form, so nothing is ever transposed.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from inference_pio.graphs.builder import MICROSOFT, GraphBuilder
+from inference_pio.graphs.formats import WeightFormat
+from inference_pio.graphs.quantize import QuantizeRows
+from inference_pio.graphs.rewrites.rewrite import LinearMatch, LoweringContext, match_linear, replace
+from inference_pio.graphs.weights import Recipe, Rows, StoreRows, stored_rows
+
+INT8_ACTIVATIONS = 4
+"""MatMulNBits' accuracy_level: the kernel rounds activations to int8 per row and block."""
+
+
+def pattern(node: ir.Node) -> LinearMatch | None:
+    """A canonical linear layer."""
+    return match_linear(node)
+
+
+def check(match: LinearMatch, context: LoweringContext) -> None:
+    """Every linear layer has a kernel."""
+
+
+def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> None:
+    b = GraphBuilder(graph)
+    rows = stored_rows(match.weight)
+    chosen = context.format_of(rows.parts[0][0])
+    with b.before(match.nodes[0]), b.scope(str(match.nodes[0].name)):
+        if chosen.quantized:
+            y_BSN = _blocks(b, match, rows, chosen, len(list(match.weight.uses())) > 1)
+        else:
+            y_BSN = _floats(b, match, rows, chosen)
+    replace(match.output, y_BSN)
+    for node in reversed(match.nodes):
+        graph.remove(node, safe=True)
+
+
+def _blocks(b: GraphBuilder, match: LinearMatch, rows: Rows, chosen: WeightFormat, shared: bool) -> ir.Value:
+    """`MatMulNBits(x, data [N, blocks, bytes], scales [N, blocks])`."""
+    columns = rows.tail[0]
+    block = chosen.gather_block(columns) or chosen.block(columns) if shared else chosen.block(columns)
+    job = QuantizeRows(rows, chosen.bits, block)
+    name, count = str(match.weight.name), job.blocks
+    shape = (rows.count, count, block * chosen.bits // 8)
+    data = b.lazy(f"{name}.blocks", ir.DataType.UINT8, shape, Recipe(job, sources=rows.parts))
+    scales = shared_scales(b, f"{name}.scales", job)
+    attributes = {
+        "K": columns,
+        "N": rows.count,
+        "bits": chosen.bits,
+        "block_size": block,
+        "accuracy_level": INT8_ACTIVATIONS,
+    }
+    inputs = [match.x, data, scales] + ([None, None, match.bias] if match.bias is not None else [])
+    return b.op("MatMulNBits", inputs, attributes, domain=MICROSOFT)
+
+
+def _floats(b: GraphBuilder, match: LinearMatch, rows: Rows, chosen: WeightFormat) -> ir.Value:
+    """`FusedMatMul(x, weight, transB)`, the weight stored as float32 or as float16 and widened at load."""
+    weight = match.weight
+    if chosen.bits == 16:
+        weight = b.op("Cast", [half_table(b, rows)], {"to": int(ir.DataType.FLOAT)})
+    y_BSN = b.op("FusedMatMul", [match.x, weight], {"transB": 1}, domain=MICROSOFT)
+    return y_BSN if match.bias is None else b.op("Add", [y_BSN, match.bias], name="bias")
+
+
+def shared_scales(b: GraphBuilder, name: str, job: QuantizeRows) -> ir.Value:
+    """The float32 [N, blocks] scales of `job`, stored once however many nodes read them."""
+    if name not in b.graph.initializers:
+        shape = (job.rows.count, job.blocks)
+        b.lazy(name, ir.DataType.FLOAT, shape, Recipe(job, side=True))
+    return b.graph.initializers[name]
+
+
+def half_table(b: GraphBuilder, rows: Rows) -> ir.Value:
+    """The rows as a float16 initializer, stored once."""
+    name = f"{rows.label}.float16" if len(rows.parts) == 1 else f"{rows.parts[0][0]}.packed.float16"
+    if name not in b.graph.initializers:
+        recipe = Recipe(StoreRows(rows, ir.DataType.FLOAT16), sources=rows.parts)
+        b.lazy(name, ir.DataType.FLOAT16, rows.shape, recipe)
+    return b.graph.initializers[name]

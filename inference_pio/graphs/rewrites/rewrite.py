@@ -1,0 +1,137 @@
+"""What a rewrite is, how it is applied, and helpers for walking a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import onnx_ir as ir
+
+from inference_pio.errors import InferencePioError
+from inference_pio.graphs.formats import FormatOf
+from inference_pio.graphs.spec import DecoderSpec
+
+
+class NoMatchError(Exception):
+    """Raised by a check: the node looks right but must not be rewritten, and why."""
+
+
+@dataclass(frozen=True)
+class LoweringContext:
+    """What rewrites may ask for besides the graph."""
+
+    spec: DecoderSpec
+    format_of: FormatOf
+    context_length: int
+
+
+class Rewrite(Protocol):
+    """A rewrite module: `pattern` finds candidates, `check` refuses some, `rewrite` replaces the rest."""
+
+    __name__: str
+    pattern: Callable[[ir.Node], Any]
+    check: Callable[[Any, LoweringContext], None]
+    rewrite: Callable[[ir.Graph, Any, LoweringContext], None]
+
+
+@dataclass
+class RewriteReport:
+    """How often a rewrite matched, and where it was refused."""
+
+    name: str
+    matches: int = 0
+    refused: list[str] = field(default_factory=list)
+
+
+def apply_rewrite(
+    module: Rewrite, graph: ir.Graph, context: LoweringContext, required: bool
+) -> RewriteReport:
+    """Apply a rewrite at every match; raises InferencePioError with the trace when a required one has none."""
+    report = RewriteReport(module.__name__.rsplit(".", 1)[-1])
+    for node in list(graph):
+        if node.graph is None:
+            continue  # an earlier match consumed it
+        match = module.pattern(node)
+        if match is None:
+            continue
+        try:
+            module.check(match, context)
+        except NoMatchError as refusal:
+            report.refused.append(f"{node.name}: {refusal}")
+            continue
+        module.rewrite(graph, match, context)
+        report.matches += 1
+    if required and not report.matches:
+        trace = "; ".join(report.refused[:5]) or "no node has the shape that it looks for"
+        raise InferencePioError(f"rewrite '{report.name}' is required but matched nothing: {trace}")
+    return report
+
+
+def producer(value: ir.Value | None, op_type: str, domain: str = "") -> ir.Node | None:
+    """The node that makes `value`, when it is an `op_type`."""
+    node = None if value is None else value.producer()
+    return node if node is not None and (node.op_type, node.domain) == (op_type, domain) else None
+
+
+def only_consumer(value: ir.Value, op_type: str, domain: str = "") -> ir.Node | None:
+    """The single node that reads `value`, when there is just one and it is an `op_type`."""
+    readers = list(value.consumers())
+    if (
+        len(readers) != 1
+        or value.is_graph_output()
+        or (readers[0].op_type, readers[0].domain) != (op_type, domain)
+    ):
+        return None
+    return readers[0]
+
+
+def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
+    """The value of a node's attribute."""
+    found = node.attributes.get(name)
+    return default if found is None else found.value
+
+
+def replace(old: ir.Value, new: ir.Value) -> None:
+    """Let every reader of `old` read `new`; a graph output keeps its name, type and place."""
+    if old.is_graph_output():
+        name, new.shape, new.type = old.name, old.shape, old.type
+        old.name = f"{name}/replaced"
+        new.name = name
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+
+
+def prune(graph: ir.Graph) -> None:
+    """Drop nodes and initializers that no output needs."""
+    for node in reversed(list(graph)):
+        if all(not list(v.uses()) and not v.is_graph_output() for v in node.outputs):
+            graph.remove(node, safe=True)
+    for name in [n for n, v in graph.initializers.items() if not list(v.uses()) and not v.is_graph_input()]:
+        del graph.initializers[name]
+
+
+@dataclass(frozen=True)
+class LinearMatch:
+    """`MatMul(x, Transpose(weight))`, perhaps followed by `Add(bias)`."""
+
+    x: ir.Value
+    weight: ir.Value
+    bias: ir.Value | None
+    nodes: tuple[ir.Node, ...]
+    output: ir.Value
+
+
+def match_linear(node: ir.Node) -> LinearMatch | None:
+    """The canonical linear layer whose MatMul is `node`."""
+    if (node.op_type, node.domain) != ("MatMul", ""):
+        return None
+    transpose = producer(node.inputs[1], "Transpose")
+    if transpose is None or list(attribute(transpose, "perm", [])) != [1, 0]:
+        return None
+    weight = transpose.inputs[0]
+    if weight is None or not weight.is_initializer():
+        return None
+    add = only_consumer(node.outputs[0], "Add")
+    bias = next((v for v in add.inputs if v is not None and v.is_initializer()), None) if add else None
+    last = add if bias is not None and add is not None else node
+    return LinearMatch(node.inputs[0], weight, bias, tuple(dict.fromkeys((node, last))), last.outputs[0])

@@ -1,0 +1,48 @@
+"""Where weights come from: a checkpoint whose every tensor is accounted for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from inference_pio.checkpoint.checkpoint import Checkpoint
+from inference_pio.checkpoint.ledger import Ledger, check_shape
+from inference_pio.errors import BadInputError
+from inference_pio.graphs.weights import Rows
+
+
+class WeightSource:
+    """Hands out checkpoint tensors as lazy rows and keeps the ledger of their use."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._ledger = Ledger(checkpoint.tensors)
+
+    def rows(self, name: str, shape: tuple[int, ...]) -> Rows:
+        """The tensor `name`, which must be there, be used for the first time and have `shape`."""
+        self._ledger.use(name)
+        if name in self._checkpoint.tensors:
+            check_shape(self._checkpoint.tensors[name], shape)
+        return Rows(((name, shape[0]),), shape[1:], self._checkpoint.rows)
+
+    def declare_unused(self, pattern: str, reason: str) -> None:
+        """State that tensors matching `pattern` (shell style) are left out on purpose."""
+        self._ledger.declare_unused(pattern, reason)
+
+    def declare_copy(self, name: str, original: str) -> None:
+        """State that `name`, where present, only repeats `original`; refused when the two differ."""
+        info = self._checkpoint.tensors.get(name)
+        if info is None or original not in self._checkpoint.tensors:
+            return
+        check_shape(info, self._checkpoint.tensors[original].shape)
+        rows = Rows(((name, info.shape[0]),), info.shape[1:], self._checkpoint.rows)
+        for start, stop in rows.spans():
+            if not np.array_equal(rows.read(start, stop), self._checkpoint.rows(original, start, stop)):
+                raise BadInputError(
+                    f"config.json ties '{name}' to '{original}', but the checkpoint stores different values for "
+                    "them: set tie_word_embeddings to false if they are meant to differ"
+                )
+        self._ledger.declare_unused(name, f"a copy of {original}")
+
+    def close(self) -> None:
+        """Raise BadInputError unless every tensor was used once or declared unused."""
+        self._ledger.close()

@@ -1,0 +1,33 @@
+"""ONNX Runtime on a CPU: fused attention over one shared cache buffer, blockwise integer products."""
+
+from __future__ import annotations
+
+from inference_pio.graphs.builder import OPSET
+from inference_pio.graphs.rewrites import (
+    embedding_kernels,
+    group_query_attention,
+    keep_logits,
+    linear_kernels,
+    pack_gate_up,
+    pack_qkv,
+    skip_norm,
+)
+from inference_pio.graphs.targets.target import Step, Target
+
+TARGET = Target(
+    name="ort-cpu",
+    opset=OPSET,
+    requires=(("onnxruntime", "1.31"),),
+    steps=(
+        Step(keep_logits, required=True),
+        Step(pack_qkv),
+        Step(pack_gate_up),
+        Step(group_query_attention, required=True),
+        Step(skip_norm, required=True),
+        Step(linear_kernels, required=True),
+        Step(embedding_kernels),
+    ),
+    padding="right",
+    compact_cache=True,
+    shared_cache_buffer=True,
+)

@@ -1,0 +1,46 @@
+"""A target is data: a name, the operators it may use, and the ordered rewrites that lower a canonical graph to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+
+import onnx_ir as ir
+
+from inference_pio.graphs.rewrites.rewrite import LoweringContext, RewriteReport, apply_rewrite, prune
+
+
+@dataclass(frozen=True)
+class Step:
+    """One rewrite; a required one must match at least once."""
+
+    rewrite: ModuleType
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where an artifact runs and how its graph gets there.
+
+    `requires` names the packages and their minimum versions; `padding` is the side on which batches are padded;
+    `compact_cache` says that a row's cache has no gaps.
+    """
+
+    name: str
+    opset: int
+    requires: tuple[tuple[str, str], ...]
+    steps: tuple[Step, ...]
+    padding: str
+    compact_cache: bool
+    shared_cache_buffer: bool
+
+    def lower(self, model: ir.Model, context: LoweringContext) -> list[RewriteReport]:
+        """Lower a canonical model in place and say how often each rewrite matched."""
+        reports = []
+        for step in self.steps:
+            reports.append(apply_rewrite(step.rewrite, model.graph, context, step.required))  # type: ignore[arg-type]
+            prune(model.graph)
+        kept = [value for value in model.graph.inputs if list(value.uses())]
+        del model.graph.inputs[:]
+        model.graph.inputs.extend(kept)
+        return reports

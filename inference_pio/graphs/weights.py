@@ -1,0 +1,171 @@
+"""Weights as lazy recipes: what an initializer's bytes are made of, evaluated a few rows at a time.
+
+A graph never holds weights. Every initializer that comes from the checkpoint carries a `Recipe` in
+`value.meta["recipe"]`; the exporter evaluates one after the other, in row chunks, so that the peak of memory
+depends on neither the model nor its largest tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from inference_pio.errors import BadInputError
+
+RowReader = Callable[[str, int, int], np.ndarray]
+"""(tensor name, first row, last row + 1) -> float32 rows."""
+
+CHUNK_ELEMENTS = 2 << 20
+"""Elements of one row chunk: 8 MB as float32."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Checkpoint tensors stacked along axis 0, read as float32 [rows, *tail]."""
+
+    parts: tuple[tuple[str, int], ...]
+    tail: tuple[int, ...]
+    read_rows: RowReader = field(repr=False, compare=False)
+
+    @property
+    def count(self) -> int:
+        return sum(rows for _, rows in self.parts)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.count, *self.tail)
+
+    @property
+    def label(self) -> str:
+        return " + ".join(name for name, _ in self.parts)
+
+    def stack(self, *others: Rows) -> Rows:
+        """These rows followed by those of `others`; raises BadInputError when the trailing sizes differ."""
+        for other in others:
+            if other.tail != self.tail:
+                raise BadInputError(f"{self.label} and {other.label} cannot be stacked: row sizes differ")
+        return Rows(sum((o.parts for o in others), self.parts), self.tail, self.read_rows)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows `start` to `stop` as float32; raises BadInputError that names a tensor with NaN or infinity."""
+        pieces, offset = [], 0
+        for name, rows in self.parts:
+            first, last = max(start - offset, 0), min(stop - offset, rows)
+            if first < last:
+                piece = self.read_rows(name, first, last)
+                if not math.isfinite(float(np.add.reduce(piece, axis=None, dtype=np.float64))):
+                    raise BadInputError(
+                        f"tensor '{name}' holds NaN or infinite values in rows {first} to {last - 1}: "
+                        "the checkpoint is damaged, fetch or convert it again"
+                    )
+                pieces.append(piece)
+            offset += rows
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """Row ranges of about CHUNK_ELEMENTS elements each, in order."""
+        step = max(1, CHUNK_ELEMENTS // max(1, math.prod(self.tail)))
+        for start in range(0, self.count, step):
+            yield start, min(start + step, self.count)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The bytes of one row chunk: what goes to the data file now, and what is kept for a later initializer."""
+
+    data: bytes | memoryview
+    side: bytes = b""
+
+
+class Job(Protocol):
+    """One pass over the source that yields the bytes of an initializer, and perhaps of a second one."""
+
+    def pieces(self) -> Iterator[Callable[[], Piece]]:
+        """Independent units of work, in file order; each may run in any thread."""
+
+
+@dataclass(frozen=True)
+class StoreRows:
+    """Keep the rows as they are, as float32 or rounded to float16."""
+
+    rows: Rows
+    dtype: ir.DataType = ir.DataType.FLOAT
+
+    def pieces(self) -> Iterator[Callable[[], Piece]]:
+        for start, stop in self.rows.spans():
+            yield lambda start=start, stop=stop: Piece(self._convert(self.rows.read(start, stop)))
+
+    def _convert(self, values: np.ndarray) -> memoryview:
+        if self.dtype == ir.DataType.FLOAT16:
+            with np.errstate(over="ignore"):
+                rounded = values.astype(np.float16)
+            if not np.isfinite(rounded).all():
+                raise BadInputError(
+                    f"'{self.rows.label}' has values beyond the range of float16: export with --precision fp32"
+                )
+            values = rounded
+        return memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+
+
+@dataclass(frozen=True)
+class ComputeRows:
+    """Rows computed from their index, for example a table of rotary angles; float32 [count, *tail]."""
+
+    count: int
+    tail: tuple[int, ...]
+    compute: Callable[[int, int], np.ndarray]
+
+    def pieces(self) -> Iterator[Callable[[], Piece]]:
+        step = max(1, CHUNK_ELEMENTS // math.prod(self.tail))
+        for start in range(0, self.count, step):
+            stop = min(start + step, self.count)
+            yield lambda start=start, stop=stop: Piece(
+                memoryview(
+                    np.ascontiguousarray(self.compute(start, stop), np.float32).reshape(-1).view(np.uint8)
+                )
+            )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an initializer consists of: a job's main bytes, or the side bytes of the same pass."""
+
+    job: Job
+    side: bool = False
+    sources: tuple[tuple[str, int], ...] = ()
+
+    def evaluate(self) -> bytes:
+        """All bytes at once; for small models and tests, the exporter streams instead."""
+        pieces = (work() for work in self.job.pieces())
+        return b"".join(bytes(p.side if self.side else p.data) for p in pieces)
+
+
+def lazy_initializer(name: str, dtype: ir.DataType, shape: tuple[int, ...], recipe: Recipe) -> ir.Value:
+    """An initializer value that evaluates `recipe` only when somebody asks for its bytes."""
+
+    def evaluate() -> ir.Tensor:
+        array = np.frombuffer(recipe.evaluate(), dtype=dtype.numpy()).reshape(shape)
+        return ir.Tensor(array, name=name, dtype=dtype)
+
+    tensor = ir.LazyTensor(evaluate, dtype=dtype, shape=ir.Shape(shape), name=name)
+    value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype), const_value=tensor)
+    value.meta["recipe"] = recipe
+    return value
+
+
+def recipe_of(value: ir.Value | None) -> Recipe | None:
+    """The recipe of an initializer, or None for anything else."""
+    return None if value is None else value.meta.get("recipe")
+
+
+def stored_rows(value: ir.Value) -> Rows:
+    """The checkpoint rows behind a float initializer; raises TypeError for any other value."""
+    recipe = recipe_of(value)
+    if recipe is None or not isinstance(recipe.job, StoreRows):
+        raise TypeError(f"{value.name} does not hold plain checkpoint rows")
+    return recipe.job.rows
