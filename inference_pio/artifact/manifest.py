@@ -57,11 +57,11 @@ class RecipeFacts:
 
 @dataclass(frozen=True)
 class Requires:
-    """What must be there to run: package versions, CPU classes, operators as `domain::Name`."""
+    """What must be there to run: package versions, CPU classes, operators as `domain::Name` with their counts."""
 
     packages: dict[str, str]
     cpu_classes: list[str]
-    operators: list[str]
+    operators: dict[str, int]
 
 
 @dataclass(frozen=True)

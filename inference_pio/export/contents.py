@@ -6,6 +6,7 @@ import math
 import platform
 import re
 import resource
+from collections import Counter
 from dataclasses import asdict
 from importlib.metadata import version
 
@@ -104,7 +105,7 @@ def make_manifest(
         requires=Requires(
             dict(target.requires),
             list(plan.hardware.cpu_classes),
-            sorted({f"{node.domain or 'ai.onnx'}::{node.op_type}" for node in model.graph}),
+            dict(Counter(f"{node.domain or 'ai.onnx'}::{node.op_type}" for node in model.graph)),
         ),
         graphs=[
             GraphFacts(

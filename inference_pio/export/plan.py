@@ -29,6 +29,9 @@ from inference_pio.graphs.weights import CHUNK_ELEMENTS, recipe_of
 BASE_BYTES = 150 << 20
 """Interpreter, numpy, onnx and the graph itself."""
 
+OTHER_FILES_BYTES = 32 << 20
+"""Graph, tokenizer and configuration."""
+
 CHUNK_COPIES = 5
 """float32 copies of a row chunk that are alive at once in one thread while it is quantized."""
 
@@ -54,9 +57,10 @@ class ExportPlan:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Expected peak of resident memory and size of the result, in bytes."""
+    """Expected peak of resident memory, size of the weights and of the whole result, in bytes."""
 
     peak_memory: int
+    weights: int
     disk: int
 
 
@@ -107,8 +111,8 @@ def estimate(model: ir.Model, threads: int) -> Estimate:
     ]
     side = max((v.const_value.nbytes for v in values if recipe_of(v).side), default=0)  # type: ignore[union-attr]
     chunks = (threads + 2) * CHUNK_COPIES * CHUNK_ELEMENTS * 4
-    disk = data_bytes(model.graph)
-    return Estimate(BASE_BYTES + chunks + 2 * side, disk + (8 << 20))
+    weights = data_bytes(model.graph)
+    return Estimate(BASE_BYTES + chunks + 2 * side, weights, weights + OTHER_FILES_BYTES)
 
 
 def fit_resources(
@@ -129,7 +133,8 @@ def fit_resources(
     free = shutil.disk_usage(folder).free
     if needed.disk > free:
         raise ResourceLimitError(
-            f"the artifact needs {_mb(needed.disk)} of disk and {folder} has {_mb(free)}: free some or choose another -o"
+            f"the artifact needs {_mb(needed.disk)} of disk and {folder} has {_mb(free)}: free some space or choose "
+            "another -o"
         )
     return needed, threads
 

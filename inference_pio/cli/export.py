@@ -1,0 +1,91 @@
+"""`inference-pio export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from inference_pio.cli.common import FOLDER, SIZE, hub_cache, size_text
+from inference_pio.export.options import ExportOptions
+from inference_pio.export.plan import Estimate
+
+
+class BarProgress:
+    """Prints the estimate and, on a terminal, a progress bar; everything on standard error."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+
+    def start(self, needed: Estimate) -> None:
+        click.echo(
+            f"expected: peak memory {size_text(needed.peak_memory)}, disk {size_text(needed.disk)}", err=True
+        )
+        self._bar = tqdm(total=needed.weights, unit="B", unit_scale=True, desc="weights", disable=None)
+
+    def advance(self, written: int) -> None:
+        assert self._bar is not None
+        self._bar.update(written)
+
+    def finish(self) -> None:
+        assert self._bar is not None
+        self._bar.close()
+
+
+@click.command("export")
+@click.argument("checkpoint")
+@click.option("-o", "--output", "out", type=FOLDER, required=True, help="The artifact's folder; it must not exist.")
+@click.option("--target", default=ExportOptions.target, show_default=True, help="Where the artifact will run.")
+@click.option("--hardware", default=ExportOptions.hardware, show_default=True, help="The class of machine.")
+@click.option(
+    "--precision",
+    default=ExportOptions.precision,
+    show_default=True,
+    help="A recipe: fp32, fp16, int8, int4, or a .json file.",
+)
+@click.option("--kv-cache", default=ExportOptions.kv_cache, show_default=True, help="Storage of the key/value cache.")
+@click.option("--block-size", type=int, help="Weights per scale: 128, 64, 32 or 16; the largest that fits by default.")
+@click.option("--context-length", type=int, help="Longest prompt plus answer; the model's own by default.")
+@click.option("--layers", type=int, help="Keep only the first N layers, for tests.")
+@click.option("--max-memory", type=SIZE, help="Stay below this much memory, or refuse.")
+@click.option("--threads", type=int, help="Threads; all cores by default.")
+@click.option("--verify", "verify_it", is_flag=True, help="Measure the artifact before it is put in place.")
+@click.option("--keep-failed", is_flag=True, help="With --verify: keep an artifact that fails, marked as failed.")
+@click.option("--force", is_flag=True, help="Replace an artifact that stands at the output.")
+@click.option(
+    "--ignore-config-key",
+    "ignore_config_keys",
+    multiple=True,
+    metavar="KEY",
+    help="An unknown entry of config.json that does not change the maths; may be repeated.",
+)
+def command(checkpoint: str, out: Path, verify_it: bool, **values: Any) -> None:
+    """Export CHECKPOINT, a folder or a hub id in the local Hugging Face cache, to an artifact.
+
+    Weights are streamed: memory stays below half a gigabyte whatever the size of the model.
+    """
+    from inference_pio.export.pipeline import export
+
+    options = ExportOptions(**values)
+    source = locate(checkpoint)
+    verifier = None
+    if verify_it:
+        from inference_pio.cli.verify import artifact_verifier
+
+        verifier = artifact_verifier(source, out)
+    artifact = export(source, out, options, progress=BarProgress(), verifier=verifier)
+    manifest = artifact.manifest
+    total = sum(entry.size for entry in manifest.files.values())
+    click.echo(f"wrote {out}: {manifest.recipe.name}, {size_text(total)}, fingerprint {manifest.fingerprint[:12]}")
+    if manifest.accuracy is not None:
+        verdict = "passed" if manifest.accuracy.passed else "FAILED, kept as asked"
+        click.echo(f"gate {manifest.accuracy.gate}: {verdict}")
+
+
+def locate(checkpoint: str) -> Path:
+    """The folder of a checkpoint given as folder or hub id."""
+    from inference_pio.checkpoint.location import find_folder
+
+    return find_folder(checkpoint, hub_cache())

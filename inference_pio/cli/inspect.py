@@ -1,0 +1,70 @@
+"""`inference-pio inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from inference_pio.artifact.bundle import Artifact
+from inference_pio.cli.common import FOLDER, json_option, size_text, write_json
+
+
+@click.command("inspect")
+@click.argument("artifact", type=FOLDER)
+@click.option("--check", is_flag=True, help="Hash every file, the weights too.")
+@json_option
+def command(artifact: Path, check: bool, json_out: str | None) -> None:
+    """Show what ARTIFACT is: model, recipe, graph, sizes, accuracy."""
+    opened = Artifact.open(artifact)
+    if check:
+        opened.check_large_files(None)
+    facts = _facts(opened)
+    if json_out is not None:
+        write_json(facts, json_out)
+        return
+    _show(opened, facts, check)
+
+
+def _facts(artifact: Artifact) -> dict[str, Any]:
+    manifest = artifact.manifest.to_dict()
+    graph = manifest["graphs"][0]
+    return {
+        "manifest": manifest,
+        "ops": manifest["requires"]["operators"],
+        "inputs": graph["inputs"],
+        "outputs": graph["outputs"],
+        "bytes": {name: entry["size"] for name, entry in manifest["files"].items()},
+        "unlisted_files": artifact.unlisted_files(),
+    }
+
+
+def _show(artifact: Artifact, facts: dict[str, Any], checked: bool) -> None:
+    manifest = artifact.manifest
+    model, recipe, cache = manifest.model, manifest.recipe, manifest.memory.cache_bytes_per_token
+    accuracy = manifest.accuracy
+    formats = ", ".join(f"{kind} {form}" for kind, form in {**recipe.weights, **recipe.overrides}.items())
+    rows = {
+        "model": f"{model.model_type}, {model.parameters:,} parameters, {model.layers} layers",
+        "source": manifest.source.name,
+        "context": f"{model.context_length:,} tokens, {size_text(cache)} of {manifest.cache.dtype} cache per token",
+        "target": f"{manifest.target} on {manifest.hardware}",
+        "recipe": f"{recipe.name} ({formats})",
+        "kernels": "round activations to int8" if manifest.contract.rounds_activations else "keep activations exact",
+        "batches": f"padded on the {manifest.contract.padding}",
+        "accuracy": "not recorded" if accuracy is None else _accuracy(accuracy.gate, accuracy.passed, accuracy.metrics),
+        "size": size_text(sum(facts["bytes"].values())),
+        "operators": ", ".join(f"{name.split('::')[1]} x{count}" for name, count in facts["ops"].items()),
+        "fingerprint": manifest.fingerprint,
+        "files": "all hashes match" if checked else "small files match; --check hashes the weights too",
+    }
+    if facts["unlisted_files"]:
+        rows["not listed"] = ", ".join(facts["unlisted_files"])
+    for name, text in rows.items():
+        click.echo(f"{name:<12} {text}")
+
+
+def _accuracy(gate: str, passed: bool, metrics: dict[str, float | None]) -> str:
+    kl = metrics.get("kl_mean")
+    return f"gate {gate} {'passed' if passed else 'FAILED'}" + (f", mean KL {kl:.2e}" if kl is not None else "")

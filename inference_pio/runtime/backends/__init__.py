@@ -1,0 +1,1 @@
+"""Backends execute an artifact's graphs; each file holds one library."""

@@ -1,0 +1,42 @@
+"""What the engine needs of a backend."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+
+class Sequence(Protocol):
+    """One row of tokens and its key/value cache. Not thread-safe: the engine runs one step at a time."""
+
+    length: int
+    """Tokens whose keys and values are in the cache."""
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for `tokens` in all; raises ResourceLimitError when the memory budget does not allow it."""
+
+    def forward(self, tokens: np.ndarray, keep: int) -> np.ndarray:
+        """Append int64 `tokens` [S] and return the logits of the last `keep` positions, float32 [keep, V].
+
+        The result is overwritten by the next call.
+        """
+
+    def save(self, start: int, stop: int) -> np.ndarray:
+        """A copy of the cache of positions `start` to `stop`, one contiguous array."""
+
+    def restore(self, payload: np.ndarray, start: int, stop: int) -> None:
+        """Put back what `save` returned; the sequence then has length `stop`."""
+
+    def clear(self) -> None:
+        """Forget the tokens and keep the buffers."""
+
+
+class Backend(Protocol):
+    """An artifact loaded into a runtime library."""
+
+    def sequence(self) -> Sequence:
+        """A new, empty sequence."""
+
+    def close(self) -> None:
+        """Release the weights."""

@@ -1,0 +1,170 @@
+"""ONNX Runtime: one session, and per sequence a set of bindings that stay in place from token to token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inference_pio.artifact.manifest import CacheSpec, Manifest
+from inference_pio.errors import BadInputError, InferencePioError
+from inference_pio.runtime.memory import MemoryBudget
+
+KEEP_INPUT = "num_logits_to_keep"
+GROWTH = 256
+"""Cache capacity grows in steps of this many tokens, or a quarter of what is there."""
+
+
+def import_onnxruntime() -> Any:
+    """The onnxruntime module; raises BadInputError that names the extra to install."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BadInputError(
+            f"ONNX Runtime cannot be imported ({error}): install it with pip install 'inference-pio[cpu]'"
+        ) from None
+    return onnxruntime
+
+
+class OrtBackend:
+    """A decoder graph in an ONNX Runtime session on the CPU."""
+
+    def __init__(self, folder: Path, manifest: Manifest, threads: int, budget: MemoryBudget) -> None:
+        ort = import_onnxruntime()
+        _check_version(ort.__version__, manifest.requires.packages.get("onnxruntime", "0"))
+        self.ort = ort
+        self.spec: CacheSpec = manifest.cache
+        self.vocab_size = manifest.model.vocab_size
+        self.budget = budget
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        try:
+            self.session = ort.InferenceSession(
+                str(folder / manifest.graphs[0].file), options, providers=["CPUExecutionProvider"]
+            )
+        except _ort_errors(ort) as error:
+            raise BadInputError(f"{folder} cannot be loaded by ONNX Runtime: {_first_line(error)}") from None
+
+    def sequence(self) -> OrtSequence:
+        return OrtSequence(self)
+
+    def close(self) -> None:
+        self.session = None
+
+
+class OrtSequence:
+    """The cache buffers of one sequence, bound as past and as present, and the bindings around them."""
+
+    def __init__(self, backend: OrtBackend) -> None:
+        self.length = 0
+        self._backend = backend
+        self._binding = backend.session.io_binding()
+        self._buffers: list[np.ndarray] = []
+        self._capacity = 0
+        self._reserved = 0
+        self._one_logit = np.empty((1, 1, backend.vocab_size), np.float32)
+        self._one_token = np.zeros((1, 1), np.int64)
+        self._ones = np.ones((1, 0), np.int64)
+        self._bound = (0, 0)
+        self._keep = np.ones(1, np.int64)
+        self._bind_input(KEEP_INPUT, self._keep)
+
+    def reserve(self, tokens: int) -> None:
+        if tokens <= self._capacity:
+            return
+        capacity = -(-max(tokens, self._capacity + self._capacity // 4) // GROWTH) * GROWTH
+        spec = self._backend.spec
+        shape = (1, spec.kv_heads, capacity, spec.head_dim)
+        size = 2 * spec.layers * spec.kv_heads * capacity * spec.head_dim * 4
+        self._backend.budget.take(size - self._reserved, f"a key/value cache of {capacity} tokens")
+        self._reserved = size
+        old, self._buffers = self._buffers, [np.zeros(shape, np.float32) for _ in range(2 * spec.layers)]
+        for index, buffer in enumerate(self._buffers):
+            if old:
+                buffer[:, :, : self.length] = old[index][:, :, : self.length]
+                old[index] = buffer  # frees the old buffer before the next one is touched
+            self._bind_cache(index, buffer)
+        self._capacity = capacity
+        self._ones = np.ones((1, capacity), np.int64)
+
+    def forward(self, tokens: np.ndarray, keep: int) -> np.ndarray:
+        count = len(tokens)
+        total = self.length + count
+        self.reserve(total)
+        logits = self._one_logit if keep == 1 else np.empty((1, keep, self._backend.vocab_size), np.float32)
+        if count == 1:
+            self._one_token[0, 0] = tokens[0]
+        if self._bound != (count, keep) or count != 1 or keep != 1:
+            ids = self._one_token if count == 1 else np.ascontiguousarray(tokens, np.int64)[None]
+            self._keep[0] = keep
+            self._bind_input("input_ids", ids)
+            self._bind_output("logits", logits)
+            self._bound = (count, keep)
+        self._bind_input("attention_mask", self._ones[:, :total])
+        try:
+            self._backend.session.run_with_iobinding(self._binding)
+        except _ort_errors(self._backend.ort) as error:
+            raise InferencePioError(f"ONNX Runtime failed at position {total}: {_first_line(error)}") from None
+        self.length = total
+        return logits[0]
+
+    def save(self, start: int, stop: int) -> np.ndarray:
+        spec = self._backend.spec
+        payload = np.empty((len(self._buffers), spec.kv_heads, stop - start, spec.head_dim), np.float32)
+        for index, buffer in enumerate(self._buffers):
+            payload[index] = buffer[0, :, start:stop]
+        return payload
+
+    def restore(self, payload: np.ndarray, start: int, stop: int) -> None:
+        self.reserve(stop)
+        for index, buffer in enumerate(self._buffers):
+            buffer[0, :, start:stop] = payload[index]
+        self.length = stop
+
+    def clear(self) -> None:
+        self.length = 0
+
+    def release(self) -> None:
+        """Give the buffers back to the memory budget; the sequence is unusable afterwards."""
+        self._binding = None
+        self._buffers = []
+        self._backend.budget.give(self._reserved)
+        self._reserved = 0
+
+    def _bind_cache(self, index: int, buffer: np.ndarray) -> None:
+        layer, kind = divmod(index, 2)
+        name = f"{layer}.{('key', 'value')[kind]}"
+        value = self._backend.ort.OrtValue.ortvalue_from_numpy(buffer)
+        self._binding.bind_ortvalue_input(f"past_key_values.{name}", value)
+        self._binding.bind_ortvalue_output(f"present.{name}", value)
+
+    def _bind_input(self, name: str, array: np.ndarray) -> None:
+        self._binding.bind_ortvalue_input(name, self._backend.ort.OrtValue.ortvalue_from_numpy(array))
+
+    def _bind_output(self, name: str, array: np.ndarray) -> None:
+        self._binding.bind_ortvalue_output(name, self._backend.ort.OrtValue.ortvalue_from_numpy(array))
+
+
+def _ort_errors(ort: Any) -> tuple[type[Exception], ...]:
+    """Everything ONNX Runtime raises; its exceptions have no common base but Exception."""
+    state = ort.capi.onnxruntime_pybind11_state
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NoSuchFile", "NotFound")
+    more = ("NotImplemented", "RuntimeException", "EPFail", "EngineError")
+    return (*(getattr(state, name) for name in names + more), RuntimeError, ValueError)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+
+
+def _check_version(found: str, needed: str) -> None:
+    def numbers(text: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in text.split("+")[0].split(".")[:2] if part.isdigit())
+
+    if numbers(found) < numbers(needed):
+        raise BadInputError(
+            f"the artifact needs onnxruntime {needed} or newer and {found} is installed: pip install -U onnxruntime"
+        )

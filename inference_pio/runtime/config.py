@@ -1,0 +1,57 @@
+"""How an engine is opened."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference_pio.errors import BadInputError
+
+DEFAULT_PREFIX_CACHE_BYTES = 256 << 20
+
+
+class VerifyHashes(str, enum.Enum):
+    """When the weights' hash is checked; small files are always hashed."""
+
+    FIRST_OPEN = "first-open"
+    ALWAYS = "always"
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Options of `Engine.open`.
+
+    `backend` and `device` "auto" take what the artifact was made for. `threads` None uses one per physical core.
+    `max_memory` (bytes) bounds weights, caches and the process around them. `max_context` lowers the artifact's
+    context. `prefix_cache_bytes` 0 turns the prefix cache off. `cache_dir` holds the stamps of checked weights; None
+    is ~/.cache/inference-pio. `allow_failed` opens an artifact whose verification failed.
+
+    Raises BadInputError for values out of range.
+    """
+
+    backend: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    max_memory: int | None = None
+    max_context: int | None = None
+    prefix_cache_bytes: int = DEFAULT_PREFIX_CACHE_BYTES
+    verify_hashes: VerifyHashes | str = VerifyHashes.FIRST_OPEN
+    cache_dir: Path | None = None
+    allow_failed: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("threads", 1), ("max_memory", 1), ("max_context", 1), ("prefix_cache_bytes", 0)):
+            value = getattr(self, name)
+            if value is None and name != "prefix_cache_bytes":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise BadInputError(f"{name} must be a whole number of at least {least}, not {value!r}")
+        for name, known in (("backend", ("auto", "ort")), ("device", ("auto", "cpu"))):
+            if getattr(self, name) not in known:
+                raise BadInputError(f"{name} '{getattr(self, name)}' is not known: use {' or '.join(known)}")
+        try:
+            object.__setattr__(self, "verify_hashes", VerifyHashes(self.verify_hashes))
+        except ValueError:
+            choices = " or ".join(choice.value for choice in VerifyHashes)
+            raise BadInputError(f"verify_hashes '{self.verify_hashes}' is not known: use {choices}") from None

@@ -1,0 +1,276 @@
+"""The engine: opens an artifact and answers requests; threads may share it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Lock
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from inference_pio.artifact.bundle import Artifact
+from inference_pio.artifact.hashing import StampCache
+from inference_pio.artifact.jsonfile import read_json_object
+from inference_pio.artifact.manifest import Manifest
+from inference_pio.errors import BadInputError
+from inference_pio.runtime.backends.ort import OrtBackend, OrtSequence
+from inference_pio.runtime.chat_template import ChatTemplate
+from inference_pio.runtime.config import EngineConfig, VerifyHashes
+from inference_pio.runtime.cpu import check_cpu_class, physical_cores
+from inference_pio.runtime.detokenizer import StreamDecoder
+from inference_pio.runtime.generation import CHUNK_TOKENS, decode, prefill
+from inference_pio.runtime.inputs import checked_ids, prompt_ids, split_prompts, unpad
+from inference_pio.runtime.memory import MemoryBudget
+from inference_pio.runtime.prefix_cache import NullPrefixCache, PrefixCache, RadixPrefixCache
+from inference_pio.runtime.request import Request
+from inference_pio.runtime.result import Delta, FinishReason, Result, Timings, TokenLogprob, Usage, rate
+from inference_pio.runtime.sampling_params import SamplingParams
+from inference_pio.runtime.tokenizer import Tokenizer
+
+PROCESS_BYTES = 150 << 20
+"""Interpreter, libraries and activations, counted against `max_memory`."""
+
+
+class Engine:
+    """An open artifact. Use it as a context manager or call `close`."""
+
+    def __init__(self, artifact: Artifact, config: EngineConfig) -> None:
+        self.manifest: Manifest = artifact.manifest
+        self.path = artifact.path
+        self.context_length = min(self.manifest.model.context_length, config.max_context or 1 << 62)
+        self.tokenizer = Tokenizer.load(artifact.path)
+        self._generation_config = read_json_object(artifact.file("generation_config.json"))
+        self._chat_template: ChatTemplate | None = None
+        self._budget = MemoryBudget(config.max_memory)
+        self._budget.take(self.manifest.memory.weight_bytes + PROCESS_BYTES, "loading the weights")
+        self._budget.take(config.prefix_cache_bytes, "the prefix cache")
+        self.prefix_cache: PrefixCache = (
+            RadixPrefixCache(CHUNK_TOKENS, config.prefix_cache_bytes)
+            if config.prefix_cache_bytes
+            else NullPrefixCache()
+        )
+        self._turn = Lock()
+        self._idle: list[OrtSequence] = []
+        self._backend: OrtBackend | None = OrtBackend(
+            artifact.path, self.manifest, config.threads or physical_cores(), self._budget
+        )
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], config: EngineConfig | None = None) -> Engine:
+        """Open an artifact folder.
+
+        Small files are hashed every time, the weights at their first open (in a thread beside loading) or always,
+        as `config.verify_hashes` says. Raises BadInputError when the artifact is broken, was changed, needs other
+        software, or failed its verification (unless `allow_failed`); ResourceLimitError when `max_memory` is too
+        small for it.
+        """
+        config = config or EngineConfig()
+        artifact = Artifact.open(Path(path))
+        accuracy = artifact.manifest.accuracy
+        if accuracy is not None and not accuracy.passed and not config.allow_failed:
+            raise BadInputError(
+                f"{path} failed its accuracy gate {accuracy.gate} when it was exported: export it with another "
+                "recipe, or open it with allow_failed=True"
+            )
+        check_cpu_class(artifact.manifest.requires.cpu_classes)
+        cache_dir = config.cache_dir or Path.home() / ".cache" / "inference-pio"
+        stamps = StampCache(cache_dir) if config.verify_hashes is VerifyHashes.FIRST_OPEN else None
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            hashed = pool.submit(artifact.check_large_files, stamps)
+            engine = cls(artifact, config)
+            hashed.result()
+        return engine
+
+    def generate(
+        self,
+        prompts: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]],
+        params: SamplingParams | None = None,
+        *,
+        cancel: Event | None = None,
+    ) -> Result | list[Result]:
+        """Continue a prompt (text or token ids), or each of a list of them.
+
+        Returns a `Result` for one prompt; for a list, or `n > 1`, a list with the `n` results of each prompt in
+        turn. Text is tokenized as the checkpoint's tokenizer does, without a template. Setting `cancel` ends the
+        request after the current step. Raises BadInputError for empty prompts, prompts beyond the context and token
+        ids outside the vocabulary.
+        """
+        params = params or SamplingParams()
+        items, single = split_prompts(prompts)
+        requests = [
+            self._request(prompt_ids(item, self.tokenizer), params, index, cancel)
+            for item in items
+            for index in range(params.n)
+        ]
+        results = [_last(self._run(request)) for request in requests]
+        return results[0] if single and params.n == 1 else results
+
+    def stream(
+        self, prompt: str | Sequence[int], params: SamplingParams | None = None, *, cancel: Event | None = None
+    ) -> Iterator[Delta]:
+        """Continue one prompt, yielding text as it is certain; the last delta carries the `Result`.
+
+        Text never ends inside a UTF-8 character or inside what may become a stop string. Closing the iterator, or
+        setting `cancel`, ends the request. Raises BadInputError as `generate` does, at the call itself.
+        """
+        params = params or SamplingParams()
+        items, single = split_prompts(prompt)
+        if not single or params.n != 1:
+            raise BadInputError("stream takes one prompt and n=1: call it once per answer")
+        return self._run(self._request(prompt_ids(items[0], self.tokenizer), params, 0, cancel))
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        cancel: Event | None = None,
+    ) -> Result:
+        """Answer a conversation through the checkpoint's chat template; `n > 1` is for `generate`."""
+        return _last(self.stream_chat(messages, params, tools=tools, cancel=cancel))
+
+    def stream_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        cancel: Event | None = None,
+    ) -> Iterator[Delta]:
+        """As `chat`, yielding deltas as `stream` does."""
+        if self._chat_template is None:
+            self._chat_template = ChatTemplate.load(self.path)
+        text = self._chat_template.render(list(messages), tools=list(tools) if tools else None)
+        return self.stream(self.tokenizer.encode(text, add_special_tokens=False), params, cancel=cancel)
+
+    def logits(self, token_ids: Any, attention_mask: Any = None) -> np.ndarray:
+        """Teacher-forced logits: for ids [len] float32 [len, vocabulary].
+
+        With an `attention_mask`, ids [B, S] padded on the right give float32 [B, S, vocabulary], zeros at the
+        padding; a left-padded batch is refused. Raises BadInputError as `generate` does.
+        """
+        if attention_mask is None:
+            ids = checked_ids(prompt_ids(token_ids, self.tokenizer), self._vocab_size, self.context_length)
+            result = np.empty((len(ids), self._vocab_size), np.float32)
+            self._fill_logits(ids, result)
+            return result
+        rows = unpad(token_ids, attention_mask)
+        batch = np.zeros((*np.shape(token_ids), self._vocab_size), np.float32)
+        for row, ids in enumerate(rows):
+            self._fill_logits(checked_ids(ids, self._vocab_size, self.context_length), batch[row])
+        return batch
+
+    def close(self) -> None:
+        """Release weights and caches; closing twice is fine, requests afterwards raise BadInputError."""
+        with self._turn:
+            self._idle.clear()
+            self.prefix_cache.clear()
+            if self._backend is not None:
+                self._backend.close()
+            self._backend = None
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def _vocab_size(self) -> int:
+        return self.manifest.model.vocab_size
+
+    def _request(self, ids: list[int], params: SamplingParams, index: int, cancel: Event | None) -> Request:
+        ids = checked_ids(ids, self._vocab_size, self.context_length)
+        sampling = params.resolve(self._generation_config, self.context_length - len(ids))
+        return Request(ids, sampling, index, cancel or Event())
+
+    def _run(self, request: Request) -> Iterator[Delta]:
+        if self._backend is None:
+            raise BadInputError("the engine is closed: open the artifact again")
+        return self._deltas(request)
+
+    def _deltas(self, request: Request) -> Iterator[Delta]:
+        started = time.perf_counter()
+        decoder = StreamDecoder(self.tokenizer, request.sampling.stop)
+        tokens: list[int] = []
+        logprobs: list[TokenLogprob] = []
+        text: list[str] = []
+        finish = FinishReason.CANCELLED
+        with self._sequence() as sequence:
+            entered = time.perf_counter()
+            logits, cached = prefill(sequence, request, self.prefix_cache, self._turn)
+            prefilled = first = time.perf_counter()
+            for step in decode(sequence, logits, request, self._turn) if logits is not None else ():
+                if not tokens:
+                    first = time.perf_counter()
+                tokens.append(step.token)
+                piece = "" if step.finish is FinishReason.STOP else decoder.push(step.token)
+                if step.logprob is not None:
+                    logprobs.append(step.logprob)
+                if step.finish is not None or decoder.stopped:
+                    finish = step.finish if not decoder.stopped and step.finish else FinishReason.STOP
+                    last_piece, last_step = piece, step
+                    break
+                text.append(piece)
+                yield Delta(piece, (step.token,), (step.logprob,) if step.logprob else None)
+            else:
+                last_piece, last_step = "", None
+        ended = time.perf_counter()
+        last_piece += decoder.finish()
+        text.append(last_piece)
+        timings = Timings(
+            queue_s=entered - started,
+            prefill_s=prefilled - entered,
+            decode_s=ended - prefilled,
+            time_to_first_token_s=first - started,
+            prefill_tokens_per_s=rate(len(request.prompt_ids) - cached, prefilled - entered),
+            decode_tokens_per_s=rate(max(len(tokens) - 1, 0), ended - first),
+        )
+        usage = Usage(len(request.prompt_ids), len(tokens), cached)
+        kept = tuple(logprobs) if request.sampling.logprobs is not None else None
+        result = Result("".join(text), tuple(tokens), finish, usage, timings, kept)
+        new = (last_step.token,) if last_step else ()
+        new_logprobs = (last_step.logprob,) if last_step and last_step.logprob else None
+        yield Delta(last_piece, new, new_logprobs, finish, result)
+
+    def _fill_logits(self, ids: list[int], out: np.ndarray) -> None:
+        tokens = np.asarray(ids, np.int64)
+        with self._sequence() as sequence:
+            for start in range(0, len(tokens), CHUNK_TOKENS):
+                chunk = tokens[start : start + CHUNK_TOKENS]
+                with self._turn:
+                    out[start : start + len(chunk)] = sequence.forward(chunk, keep=len(chunk))
+
+    @contextmanager
+    def _sequence(self) -> Iterator[OrtSequence]:
+        """A sequence to use for a while; one idle set of buffers is kept for the next request."""
+        with self._turn:
+            if self._backend is None:
+                raise BadInputError("the engine is closed: open the artifact again")
+            sequence = self._idle.pop() if self._idle else self._backend.sequence()
+        try:
+            yield sequence
+        finally:
+            sequence.clear()
+            with self._turn:
+                if self._backend is not None and not self._idle:
+                    self._idle.append(sequence)
+                else:
+                    sequence.release()
+
+
+def _last(deltas: Iterator[Delta]) -> Result:
+    result = None
+    for delta in deltas:
+        result = delta.result
+    assert result is not None  # the last delta carries it
+    return result

@@ -1,0 +1,84 @@
+"""The generation loop: prefill on a fixed grid of chunks, then one token at a time.
+
+Chunks and prefix blocks are the same grid, with the cache cold or warm, so a hit replays exactly the kernel calls
+that a cold run makes after the cached part, and gives the same tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+
+from inference_pio.runtime.backends.backend import Sequence
+from inference_pio.runtime.prefix_cache import PrefixCache
+from inference_pio.runtime.request import Request
+from inference_pio.runtime.result import FinishReason, TokenLogprob
+from inference_pio.runtime.sampler import Sampler, token_logprobs
+
+CHUNK_TOKENS = 128
+"""Tokens of a prefill chunk and of a block of the prefix cache."""
+
+Turn = AbstractContextManager[object]
+"""Held during one step of the model, so that threads take turns."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A generated token, and why it is the last one if it is."""
+
+    token: int
+    logprob: TokenLogprob | None
+    finish: FinishReason | None
+
+
+def prefill(
+    sequence: Sequence, request: Request, cache: PrefixCache, turn: Turn
+) -> tuple[np.ndarray | None, int]:
+    """Run the prompt: the logits of its last position, float32 [V], and the number of tokens found in `cache`.
+
+    Cached blocks are copied instead of computed; whole blocks that were computed are stored. The last token is always
+    computed. The logits are None when the request was cancelled.
+    """
+    tokens = request.prompt_ids
+    ids = np.asarray(tokens, np.int64)
+    with turn:
+        sequence.reserve(len(tokens) + min(request.sampling.max_new_tokens, CHUNK_TOKENS))
+        for payload in cache.match(tokens, len(tokens) - 1):
+            sequence.restore(payload, sequence.length, sequence.length + CHUNK_TOKENS)
+    cached, logits = sequence.length, None
+    while sequence.length < len(tokens):
+        if request.cancel.is_set():
+            return None, cached
+        start = sequence.length
+        chunk = ids[start : start + CHUNK_TOKENS]
+        with turn:
+            logits = sequence.forward(chunk, keep=1)[0]
+            stop = start + len(chunk)
+            if len(chunk) == CHUNK_TOKENS and cache.budget_bytes and not cache.contains(tokens[:stop]):
+                cache.put(tokens[:stop], sequence.save(start, stop))
+    return logits, cached
+
+
+def decode(sequence: Sequence, logits: np.ndarray, request: Request, turn: Turn) -> Iterator[Step]:
+    """Sample token after token from `logits` on, until the request is done."""
+    sampling = request.sampling
+    sampler = Sampler(sampling, len(logits), request.prompt_ids, request.index)
+    token_array = np.zeros(1, np.int64)
+    for count in range(1, sampling.max_new_tokens + 1):
+        token = sampler.sample(logits)
+        logprob = None if sampling.logprobs is None else token_logprobs(logits, token, sampling.logprobs)
+        if token in sampling.stop_token_ids:
+            yield Step(token, logprob, FinishReason.STOP)
+            return
+        if count == sampling.max_new_tokens:
+            yield Step(token, logprob, FinishReason.LENGTH)
+            return
+        yield Step(token, logprob, None)
+        if request.cancel.is_set():
+            return
+        token_array[0] = token
+        with turn:
+            logits = sequence.forward(token_array, keep=1)[0]

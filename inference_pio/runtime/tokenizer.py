@@ -1,0 +1,179 @@
+"""Text to token ids and back, exactly as the checkpoint's tokenizer.json says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inference_pio.errors import BadInputError
+from inference_pio.runtime.values import encodable
+
+if TYPE_CHECKING:
+    import tokenizers
+
+# The named special tokens of a tokenizer_config.json, as transformers knows them.
+NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_EXTRA_TOKENS = ("extra_special_tokens", "additional_special_tokens")
+
+
+class Tokenizer:
+    """A loaded tokenizer; never truncates, pads or cleans up spaces. Threads may share it."""
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        self._backend = backend
+        added = backend.get_added_tokens_decoder()
+        self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer:
+        """Load `tokenizer.json` and, where there is one, `tokenizer_config.json` of a folder.
+
+        The config's special tokens that the vocabulary holds become special ones, and its `add_bos_token`
+        and `add_eos_token` replace the post-processor, both as transformers does. Raises BadInputError
+        that names the file when it is missing or unusable.
+        """
+        from tokenizers import Tokenizer as Backend
+
+        path = folder / "tokenizer.json"
+        content = _read(path)
+        try:
+            backend = Backend.from_buffer(content)
+        except ValueError as error:
+            raise BadInputError(f"{path} is not a usable tokenizer ({_cause(error)}): restore it.") from None
+        backend.no_truncation()
+        backend.no_padding()
+        config_path = folder / "tokenizer_config.json"
+        if config_path.exists():
+            _apply_config(backend, read_config(config_path))
+        return cls(backend)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids, added tokens included; the model's vocabulary may be padded beyond it."""
+        return int(self._backend.get_vocab_size(with_added_tokens=True))
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of the special tokens, which `decode` leaves out by default."""
+        return self._special_ids
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a token as the vocabulary spells it; None when there is none."""
+        found: int | None = self._backend.token_to_id(token)
+        return found
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """A token as the vocabulary spells it; None for an id without one."""
+        found: str | None = self._backend.id_to_token(_checked_id(token_id))
+        return found
+
+    def decoder_state(self) -> Mapping[str, Any] | None:
+        """The decoder's part of tokenizer.json; None when it has none."""
+        decoder = self._backend.decoder
+        return None if decoder is None else json.loads(decoder.__getstate__())
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text; special tokens around it as the post-processor adds them.
+
+        Raises BadInputError when `text` is not a string or holds lone surrogates.
+        """
+        if not isinstance(text, str):
+            raise BadInputError(f"The tokenizer needs text, not {type(text).__name__}.")
+        if not encodable(text):
+            raise BadInputError("The text holds half of a surrogate pair and is not valid Unicode: mend it.")
+        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of token ids; ids without a token count for nothing.
+
+        Bytes that are not valid UTF-8 become U+FFFD. Raises BadInputError for ids that are no integers or
+        lie outside 0 to 2**32 - 1.
+        """
+        try:
+            text: str = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        except (OverflowError, TypeError):
+            raise BadInputError("Token ids must be a list of integers from 0 to 2**32 - 1.") from None
+        return text
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A tokenizer_config.json as a dict; raises BadInputError that names the file when it is unusable."""
+    try:
+        config = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f"{path} is not valid JSON ({_cause(error)}): restore it.") from None
+    if not isinstance(config, dict):
+        raise BadInputError(f"{path} must hold a JSON object, not {type(config).__name__}: restore it.")
+    for name in NAMED_TOKENS:
+        token_text(config.get(name), f"{path}: {name}")
+    return config
+
+
+def token_text(value: Any, where: str) -> str | None:
+    """The text of a special token entry: a string, or an object with `content`; None when it is unset."""
+    text = value.get("content") if isinstance(value, dict) else value
+    if text is not None and not isinstance(text, str) or (text is None and value is not None):
+        raise BadInputError(f"{where} must be a string or an object with a content string: restore it.")
+    return text
+
+
+def _apply_config(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
+    from tokenizers import AddedToken
+
+    names = [token_text(config.get(name), name) for name in NAMED_TOKENS]
+    added = {token.content for token in backend.get_added_tokens_decoder().values()}
+    for text in [*names, *_extra_tokens(config)]:
+        if text and text not in added and backend.token_to_id(text) is not None:
+            backend.add_special_tokens([AddedToken(text, special=True)])
+    if "add_bos_token" in config or "add_eos_token" in config:
+        _replace_post_processor(backend, config)
+
+
+def _extra_tokens(config: Mapping[str, Any]) -> Iterable[str | None]:
+    for name in _EXTRA_TOKENS:
+        entries = config.get(name) or []
+        if isinstance(entries, dict):
+            entries = list(entries.values())
+        if not isinstance(entries, list):
+            raise BadInputError(f"tokenizer_config.json: {name} must be a list of tokens: restore the file.")
+        for entry in entries:
+            yield token_text(entry, f"tokenizer_config.json: {name}")
+
+
+def _replace_post_processor(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
+    """Put the config's bos and eos around a text; a token that it does not name is not added."""
+    from tokenizers.processors import TemplateProcessing
+
+    bos = token_text(config.get("bos_token"), "bos_token") if config.get("add_bos_token") else None
+    eos = token_text(config.get("eos_token"), "eos_token") if config.get("add_eos_token") else None
+    around = [(token, backend.token_to_id(token)) for token in (bos, eos) if token]
+    for token, token_id in around:
+        if token_id is None:
+            raise BadInputError(
+                f"tokenizer_config.json adds {token!r}, which tokenizer.json does not hold: restore the files."
+            )
+    pieces = [f"{bos}:0"] if bos else []
+    pieces += ["$A:0"]
+    pieces += [f"{eos}:0"] if eos else []
+    backend.post_processor = TemplateProcessing(single=pieces, special_tokens=around)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInputError(f"{path} cannot be read ({error.strerror}): restore it.") from None
+
+
+def _checked_id(token_id: int) -> int:
+    if not 0 <= token_id < 2**32:
+        raise BadInputError(f"Token id {token_id} lies outside 0 to 2**32 - 1.")
+    return token_id
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of an error, short enough for a sentence."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

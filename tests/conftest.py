@@ -1,0 +1,39 @@
+"""Fixtures that many tests share: the tiny checkpoint, artifacts made of it, random checkpoints of odd shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from inference_pio.export.options import ExportOptions
+from inference_pio.export.pipeline import export
+from inference_pio.tiny import tiny_checkpoint
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Path:
+    """The bundled tiny trained Qwen3 checkpoint."""
+    return tiny_checkpoint("qwen3")
+
+
+@pytest.fixture(scope="session")
+def tiny_artifact(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`tiny_artifact("int8")`: the tiny checkpoint exported with a recipe, once per session."""
+    folder = tmp_path_factory.mktemp("artifacts")
+
+    def make(precision: str) -> Path:
+        out = folder / precision
+        if not out.exists():
+            export(tiny, out, ExportOptions(precision=precision))
+        return out
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def private_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep stamps and derived files out of the user's own cache."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -1,0 +1,93 @@
+"""Random Qwen3 checkpoints in odd shapes, written by transformers itself, and its answers in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from inference_pio.tiny import tiny_checkpoint
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 2048,
+    "hidden_size": 96,
+    "intermediate_size": 160,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": True,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+}
+
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10_000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "one_layer": {"num_hidden_layers": 1},
+    "untied": {"tie_word_embeddings": False},
+    "yarn": {"rope_parameters": YARN},
+    "llama3": {"rope_parameters": LLAMA3},
+    "linear": {"rope_parameters": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 2.0}},
+    "dynamic": {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}},
+    "window_one_kv_head": {
+        "num_key_value_heads": 1,
+        "use_sliding_window": True,
+        "sliding_window": 16,
+        "max_window_layers": 1,
+    },
+    "odd_heads": {"num_attention_heads": 3, "num_key_value_heads": 3, "hidden_size": 72},
+    "bias": {"attention_bias": True, "head_dim": 48},
+    "odd_sizes": {"hidden_size": 40, "intermediate_size": 56, "head_dim": 8, "vocab_size": 2049},
+}
+
+
+def write_shape(name: str, out: Path, dtype: torch.dtype = torch.float32, shard_size: str = "5GB") -> Path:
+    """Write the random checkpoint called `name` with the tiny tokenizer; biases and norms are random as well."""
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(Qwen3Config(**{**SMALL, **SHAPES[name]}))
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if key.endswith("bias"):
+                parameter.normal_(0, 0.5)
+            elif "norm" in key:
+                parameter.normal_(1, 0.2)
+            else:
+                parameter.normal_(0, 0.1)
+    model.to(dtype).save_pretrained(out, max_shard_size=shard_size)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (out / file).write_bytes((tiny_checkpoint("qwen3") / file).read_bytes())
+    return out
+
+
+def original(path: Path) -> torch.nn.Module:
+    """The checkpoint in transformers, float32, eager attention."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
+    return model.eval()
+
+
+def reference_logits(model: torch.nn.Module, ids: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """Logits float32 [B, S, V] of a whole batch at once; positions count the ones of `mask`."""
+    mask = np.ones_like(ids) if mask is None else mask
+    positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
+    with torch.no_grad():
+        return model(
+            torch.tensor(ids), attention_mask=torch.tensor(mask), position_ids=torch.tensor(positions), use_cache=False
+        ).logits.numpy()
