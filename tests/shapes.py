@@ -55,7 +55,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "odd_heads": {"num_attention_heads": 3, "num_key_value_heads": 3, "hidden_size": 72},
     "bias": {"attention_bias": True, "head_dim": 48},
-    "odd_sizes": {"hidden_size": 40, "intermediate_size": 56, "head_dim": 8, "vocab_size": 2049},
+    "odd_sizes": {"hidden_size": 40, "intermediate_size": 56, "head_dim": 16, "vocab_size": 2049},
 }
 
 

@@ -131,7 +131,7 @@ class Checkpoint:
 
     def _info(self, name: str) -> TensorInfo:
         if name not in self.tensors:
-            raise BadInputError(f"the checkpoint {printable(self.path.name)} has no tensor {printable(name)}.")
+            raise BadInputError(f"the checkpoint {printable(self.path.name)} has no tensor {printable(name)}")
         return self.tensors[name]
 
 
@@ -139,18 +139,18 @@ def _list(folder: Path) -> frozenset[str]:
     try:
         return frozenset(entry.name for entry in folder.iterdir())
     except OSError as fault:
-        raise BadInputError(f"{printable(str(folder))} cannot be listed: {reason(fault)}.") from fault
+        raise BadInputError(f"{printable(str(folder))} cannot be listed: {reason(fault)}") from fault
 
 
 def _read_config(folder: Path, names: frozenset[str]) -> dict[str, Any]:
     if _ADAPTER_FILE in names:
         raise BadInputError(
             f"{printable(str(folder))} has an {_ADAPTER_FILE}: adapters are not supported; merge the adapter "
-            "into its base model (peft: merge_and_unload) and export the result."
+            "into its base model (peft: merge_and_unload) and export the result"
         )
     if CONFIG_FILE not in names:
         raise BadInputError(
-            f"{printable(str(folder))} has no {CONFIG_FILE}; give the folder of a Hugging Face checkpoint."
+            f"{printable(str(folder))} has no {CONFIG_FILE}; give the folder of a Hugging Face checkpoint"
         )
     config = read_json_object(folder / CONFIG_FILE, MAX_CONFIG_BYTES)
     quantized = [f"{CONFIG_FILE}: {key}" for key in _QUANTIZED_KEYS if config.get(key)]
@@ -158,7 +158,7 @@ def _read_config(folder: Path, names: frozenset[str]) -> dict[str, Any]:
     if quantized:
         raise BadInputError(
             f"the checkpoint is already quantized ({listed(quantized)}): pre-quantized checkpoints are not "
-            "supported; export from the original."
+            "supported; export from the original"
         )
     return config
 

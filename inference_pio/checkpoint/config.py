@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from inference_pio.checkpoint.harmless_keys import HARMLESS_KEYS
 from inference_pio.checkpoint.printable import listed, printable
@@ -11,10 +10,12 @@ from inference_pio.errors import BadInputError
 
 __all__ = ["HARMLESS_KEYS", "ConfigReader"]
 
-D = TypeVar("D")
 T = TypeVar("T", bool, int, float, str)
 
-MAX_INT = 2**63 - 1
+# No size of a model is larger, and float32, in which the maths is done, has no larger number.
+MAX_INT = 2**31 - 1
+MAX_FLOAT = (2 - 2**-23) * 2.0**127
+
 _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
 
@@ -37,10 +38,16 @@ class ConfigReader:
         self._sections: dict[str, ConfigReader] = {}
 
     def need_int(self, key: str, minimum: int = 1, maximum: int | None = None) -> int:
-        """An integer within the bounds, both included; without a maximum it is still below 2**63."""
+        """An integer within the bounds, both included; without a maximum it is still below 2**31."""
         return self._bounded_int(key, self._need(key), minimum, maximum)
 
-    def optional_int(self, key: str, default: D, minimum: int = 1, maximum: int | None = None) -> int | D:
+    @overload
+    def optional_int(self, key: str, default: int, minimum: int = 1, maximum: int | None = None) -> int: ...
+
+    @overload
+    def optional_int(self, key: str, default: None, minimum: int = 1, maximum: int | None = None) -> int | None: ...
+
+    def optional_int(self, key: str, default: int | None, minimum: int = 1, maximum: int | None = None) -> int | None:
         """As `need_int`, or the default."""
         value = self._take(key)
         return default if value is None else self._bounded_int(key, value, minimum, maximum)
@@ -52,17 +59,37 @@ class ConfigReader:
         maximum: float | None = None,
         exclusive_minimum: float | None = None,
     ) -> float:
-        """A finite number within the bounds; `exclusive_minimum` is itself too small."""
+        """A number within the bounds and the range of float32; `exclusive_minimum` is itself too small."""
         return self._bounded_float(key, self._need(key), minimum, maximum, exclusive_minimum)
+
+    @overload
+    def optional_float(
+        self,
+        key: str,
+        default: float,
+        minimum: float | None = None,
+        maximum: float | None = None,
+        exclusive_minimum: float | None = None,
+    ) -> float: ...
+
+    @overload
+    def optional_float(
+        self,
+        key: str,
+        default: None,
+        minimum: float | None = None,
+        maximum: float | None = None,
+        exclusive_minimum: float | None = None,
+    ) -> float | None: ...
 
     def optional_float(
         self,
         key: str,
-        default: D,
+        default: float | None,
         minimum: float | None = None,
         maximum: float | None = None,
         exclusive_minimum: float | None = None,
-    ) -> float | D:
+    ) -> float | None:
         """As `need_float`, or the default."""
         value = self._take(key)
         if value is None:
@@ -73,10 +100,16 @@ class ConfigReader:
         """A string that is not empty."""
         value = _typed(self._need(key), str, self._name(key))
         if not value:
-            raise BadInputError(f"{self._name(key)} is empty.")
+            raise BadInputError(f"{self._name(key)} is empty")
         return value
 
-    def optional_str(self, key: str, default: D) -> str | D:
+    @overload
+    def optional_str(self, key: str, default: str) -> str: ...
+
+    @overload
+    def optional_str(self, key: str, default: None) -> str | None: ...
+
+    def optional_str(self, key: str, default: str | None) -> str | None:
         """A string, or the default."""
         value = self._take(key)
         return default if value is None else _typed(value, str, self._name(key))
@@ -92,9 +125,9 @@ class ConfigReader:
         if value is None:
             return None
         if not isinstance(value, list):
-            raise BadInputError(f"{self._name(key)} is {printable(value)}, not a list.")
+            raise BadInputError(f"{self._name(key)} is {printable(value)}, not a list")
         if length is not None and len(value) != length:
-            raise BadInputError(f"{self._name(key)} has {len(value)} items; {length} are needed.")
+            raise BadInputError(f"{self._name(key)} has {len(value)} items; {length} are needed")
         return [_typed(item, of, f"item {index} of {self._name(key)}") for index, item in enumerate(value)]
 
     def expect(self, key: str, *allowed: bool | int | float | str) -> Any:
@@ -103,7 +136,7 @@ class ConfigReader:
         if value is None or any(_same(value, choice) for choice in allowed):
             return value
         supported = " or ".join(printable(choice) for choice in allowed)
-        raise BadInputError(f"{self._name(key)} is {printable(value)}; only {supported} is supported.")
+        raise BadInputError(f"{self._name(key)} is {printable(value)}; only {supported} is supported")
 
     def first_of(self, *keys: str) -> Any:
         """The value of a key with several spellings, or None; two that contradict each other are an error."""
@@ -112,7 +145,7 @@ class ConfigReader:
             if not _same(value, found[0][1]):
                 raise BadInputError(
                     f"{self._name(found[0][0])} is {printable(found[0][1])} but {key} is {printable(value)}; "
-                    "remove the wrong one."
+                    "remove the wrong one"
                 )
         return found[0][1] if found else None
 
@@ -122,7 +155,7 @@ class ConfigReader:
         if value is None:
             return None
         if not isinstance(value, dict):
-            raise BadInputError(f"{self._name(key)} is {printable(value)}, not an object.")
+            raise BadInputError(f"{self._name(key)} is {printable(value)}, not an object")
         if key not in self._sections:
             self._sections[key] = ConfigReader(value, f"{self.where}: {key}", self._ignored)
         return self._sections[key]
@@ -141,7 +174,7 @@ class ConfigReader:
         if unknown:
             raise BadInputError(
                 f"{self.where} has keys this architecture does not know: {listed(unknown)}; this may change "
-                "the maths; if it does not, pass it with --ignore-config-key NAME."
+                "the maths; if it does not, pass it with --ignore-config-key NAME"
             )
 
     def _take(self, key: str) -> Any:
@@ -151,7 +184,7 @@ class ConfigReader:
     def _need(self, key: str) -> Any:
         value = self._take(key)
         if value is None:
-            raise BadInputError(f"{self._name(key)} is missing.")
+            raise BadInputError(f"{self._name(key)} is missing")
         return value
 
     def _name(self, key: str) -> str:
@@ -161,7 +194,7 @@ class ConfigReader:
         number = _typed(value, int, self._name(key))
         highest = MAX_INT if maximum is None else maximum
         if not minimum <= number <= highest:
-            raise BadInputError(f"{self._name(key)} is {printable(number)}; it must be {minimum} to {highest}.")
+            raise BadInputError(f"{self._name(key)} is {printable(number)}; it must be {minimum} to {highest}")
         return number
 
     def _bounded_float(
@@ -169,24 +202,24 @@ class ConfigReader:
     ) -> float:
         number = _typed(value, float, self._name(key))
         if minimum is not None and number < minimum:
-            raise BadInputError(f"{self._name(key)} is {number}; it must be at least {minimum}.")
+            raise BadInputError(f"{self._name(key)} is {number}; it must be at least {minimum}")
         if maximum is not None and number > maximum:
-            raise BadInputError(f"{self._name(key)} is {number}; it must be at most {maximum}.")
+            raise BadInputError(f"{self._name(key)} is {number}; it must be at most {maximum}")
         if above is not None and number <= above:
-            raise BadInputError(f"{self._name(key)} is {number}; it must be above {above}.")
+            raise BadInputError(f"{self._name(key)} is {number}; it must be above {above}")
         return number
 
 
 def _typed(value: Any, kind: type[T], name: str) -> T:
     wanted = (int, float) if kind is float else (kind,)
     if type(value) not in wanted:
-        raise BadInputError(f"{name} is {printable(value)}, not {_WORDS[kind]}.")
+        raise BadInputError(f"{name} is {printable(value)}, not {_WORDS[kind]}")
     try:
         typed = kind(value)
     except OverflowError as fault:
-        raise BadInputError(f"{name} is {printable(value)}, which is out of range.") from fault
-    if isinstance(typed, float) and not math.isfinite(typed):
-        raise BadInputError(f"{name} is {typed}, not a finite number.")
+        raise BadInputError(f"{name} is {printable(value)}, which is out of range") from fault
+    if isinstance(typed, float) and not abs(typed) <= MAX_FLOAT:
+        raise BadInputError(f"{name} is {typed}, not a finite number of float32")
     return typed
 
 

@@ -27,17 +27,17 @@ def open_regular(path: Path) -> tuple[int, int]:
     except FileNotFoundError as fault:
         if path.is_symlink():
             raise BadInputError(
-                f"{printable(path.name)} is a link to a file that is gone; download it again."
+                f"{printable(path.name)} is a link to a file that is gone; download it again"
             ) from fault
         raise BadInputError(
-            f"{printable(path.name)} is missing from {printable(str(path.parent))}; download the checkpoint again."
+            f"{printable(path.name)} is missing from {printable(str(path.parent))}; download the checkpoint again"
         ) from fault
     except (OSError, ValueError) as fault:
-        raise BadInputError(f"{printable(path.name)} cannot be opened: {reason(fault)}.") from fault
+        raise BadInputError(f"{printable(path.name)} cannot be opened: {reason(fault)}") from fault
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        raise BadInputError(f"{printable(path.name)} is not a regular file; give the checkpoint's own files.")
+        raise BadInputError(f"{printable(path.name)} is not a regular file; give the checkpoint's own files")
     return descriptor, status.st_size
 
 
@@ -48,11 +48,11 @@ def read_exactly(descriptor: int, offset: int, target: memoryview, file_name: st
         try:
             count = os.preadv(descriptor, [target[filled:]], offset + filled)
         except OSError as fault:
-            raise BadInputError(f"{printable(file_name)} cannot be read: {reason(fault)}.") from fault
+            raise BadInputError(f"{printable(file_name)} cannot be read: {reason(fault)}") from fault
         if count == 0:
             raise BadInputError(
                 f"{printable(file_name)} ends at byte {offset + filled}, {len(target) - filled} bytes early: "
-                "it was changed while it was read, or its download is incomplete; download it again."
+                "it was changed while it was read, or its download is incomplete; download it again"
             )
         filled += count
 
@@ -62,7 +62,7 @@ def read_small(path: Path, limit: int) -> bytes:
     descriptor, size = open_regular(path)
     try:
         if size > limit:
-            raise BadInputError(f"{printable(path.name)} has {size} bytes; at most {limit} are accepted.")
+            raise BadInputError(f"{printable(path.name)} has {size} bytes; at most {limit} are accepted")
         content = bytearray(size)
         read_exactly(descriptor, 0, memoryview(content), path.name)
         return bytes(content)

@@ -60,7 +60,7 @@ class Ledger:
         if words:
             raise BadInputError(
                 f"the checkpoint {'; it '.join(words)}: it is incomplete or of another architecture than "
-                "its config.json says."
+                "its config.json says"
             )
 
 
@@ -69,10 +69,10 @@ def check_shape(info: TensorInfo, expected: Sequence[int]) -> None:
     if info.shape != tuple(expected):
         raise BadInputError(
             f"tensor {printable(info.name)} in {printable(info.file.name)} has the shape {list(info.shape)}, "
-            f"but config.json implies {list(expected)}."
+            f"but config.json implies {list(expected)}"
         )
     if info.dtype not in FLOAT_DTYPES:
         raise BadInputError(
             f"tensor {printable(info.name)} in {printable(info.file.name)} is {info.dtype}; "
-            f"only {', '.join(FLOAT_DTYPES)} weights are supported: export from the original checkpoint."
+            f"only {', '.join(FLOAT_DTYPES)} weights are supported: export from the original checkpoint"
         )

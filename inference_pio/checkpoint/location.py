@@ -20,20 +20,20 @@ def find_folder(source: str | Path, hub_cache: Path | None) -> Path:
     An existing folder wins over a hub id of the same spelling, as in transformers.
     """
     if source == "":
-        raise BadInputError("there is no folder ''; give the folder of a checkpoint, or a hub id ORG/NAME.")
+        raise BadInputError("there is no folder ''; give the folder of a checkpoint, or a hub id ORG/NAME")
     folder = Path(source)
     try:
         if folder.is_dir():
             return folder
         is_file = folder.exists()
     except OSError as fault:
-        raise BadInputError(f"{printable(str(source))} cannot be opened: {reason(fault)}.") from fault
+        raise BadInputError(f"{printable(str(source))} cannot be opened: {reason(fault)}") from fault
     if is_file:
-        raise BadInputError(f"{printable(str(source))} is a file; give the folder of the checkpoint.")
+        raise BadInputError(f"{printable(str(source))} is a file; give the folder of the checkpoint")
     if isinstance(source, str) and _HUB_ID.fullmatch(source) and ".." not in source:
         return _find_snapshot(source, default_hub_cache() if hub_cache is None else hub_cache)
     raise BadInputError(
-        f"there is no folder {printable(str(source))}; give the folder of a checkpoint, or a hub id ORG/NAME."
+        f"there is no folder {printable(str(source))}; give the folder of a checkpoint, or a hub id ORG/NAME"
     )
 
 
@@ -42,7 +42,7 @@ def default_hub_cache() -> Path:
     try:
         return Path.home() / ".cache" / "huggingface" / "hub"
     except RuntimeError as fault:
-        raise BadInputError("the home folder is unknown; give the checkpoint as a folder.") from fault
+        raise BadInputError("the home folder is unknown; give the checkpoint as a folder") from fault
 
 
 def _find_snapshot(hub_id: str, hub_cache: Path) -> Path:
@@ -56,7 +56,7 @@ def _find_snapshot(hub_id: str, hub_cache: Path) -> Path:
     if not reference.is_file():
         raise BadInputError(
             f"the Hugging Face cache holds no main revision of {hub_id!r}; {how}, or give the folder of "
-            f"another revision below {printable(str(repository / 'snapshots'))}."
+            f"another revision below {printable(str(repository / 'snapshots'))}"
         )
     revision = read_small(reference, limit=256).decode("utf-8", "replace").strip()
     if not _REVISION.fullmatch(revision):
@@ -71,4 +71,4 @@ def _is_dir(path: Path) -> bool:
     try:
         return path.is_dir()
     except OSError as fault:
-        raise BadInputError(f"{printable(str(path))} cannot be opened: {reason(fault)}.") from fault
+        raise BadInputError(f"{printable(str(path))} cannot be opened: {reason(fault)}") from fault

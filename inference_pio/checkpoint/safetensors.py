@@ -48,9 +48,7 @@ class TensorReader:
         """
         rows, inner = (info.shape[0], info.shape[1:]) if info.shape else (1, ())
         if not 0 <= start <= stop <= rows:
-            raise BadInputError(
-                f"rows {start} to {stop} were asked of tensor {printable(info.name)}, which has {rows}."
-            )
+            raise BadInputError(f"rows {start} to {stop} were asked of tensor {printable(info.name)}, which has {rows}")
         row_elements = math.prod(inner)
         flat = self._elements(info, start * row_elements, (stop - start) * row_elements)
         return flat.reshape((stop - start, *inner))
@@ -74,7 +72,7 @@ class TensorReader:
         if info.dtype not in FLOAT_DTYPES:
             raise BadInputError(
                 f"tensor {printable(info.name)} in {printable(info.file.name)} is {info.dtype}; "
-                f"only {', '.join(FLOAT_DTYPES)} can be read as weights."
+                f"only {', '.join(FLOAT_DTYPES)} can be read as weights"
             )
         descriptor = self._descriptor(info.file)
         values = np.empty(count, np.float32)

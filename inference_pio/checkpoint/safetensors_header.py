@@ -67,50 +67,50 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 def _header_bytes(descriptor: int, size: int, file_name: str) -> bytes:
     file = printable(file_name)
     if size < 8:
-        raise BadInputError(f"{file} has {size} bytes, too few for a safetensors file; download it again.")
+        raise BadInputError(f"{file} has {size} bytes, too few for a safetensors file; download it again")
     prefix = bytearray(8)
     read_exactly(descriptor, 0, memoryview(prefix), file_name)
     length = int.from_bytes(prefix, "little")
     if length > MAX_HEADER_BYTES or length > size - 8:
         raise BadInputError(
             f"{file} claims a header of {length} bytes, but has {size} bytes in all, and at most "
-            f"{MAX_HEADER_BYTES} are accepted: it is truncated or not a safetensors file; download it again."
+            f"{MAX_HEADER_BYTES} are accepted: it is truncated or not a safetensors file; download it again"
         )
     raw = bytearray(length)
     read_exactly(descriptor, 8, memoryview(raw), file_name)
     if not raw.startswith(b"{"):
-        raise BadInputError(f"the header of {file} does not begin with '{{': it is not a safetensors file.")
+        raise BadInputError(f"the header of {file} does not begin with '{{': it is not a safetensors file")
     return bytes(raw)
 
 
 def _check_metadata(metadata: object, file_name: str) -> None:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise BadInputError(f"'__metadata__' in {printable(file_name)} must map strings to strings.")
+        raise BadInputError(f"'__metadata__' in {printable(file_name)} must map strings to strings")
 
 
 def _tensor(name: str, entry: Any, path: Path, start: int) -> TensorInfo:
     tensor = f"tensor {printable(name)} in {printable(path.name)}"
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise BadInputError(f"{tensor} must have exactly the fields dtype, shape and data_offsets.")
+        raise BadInputError(f"{tensor} must have exactly the fields dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     bits = _BITS.get(dtype) if isinstance(dtype, str) else None
     if bits is None:
-        raise BadInputError(f"{tensor} has the unknown dtype {printable(dtype)}.")
+        raise BadInputError(f"{tensor} has the unknown dtype {printable(dtype)}")
     if not isinstance(shape, list) or len(shape) > MAX_RANK or not all(_is_count(n) for n in shape):
         raise BadInputError(
-            f"{tensor} has the shape {printable(shape)}; at most {MAX_RANK} integers from 0 on are accepted."
+            f"{tensor} has the shape {printable(shape)}; at most {MAX_RANK} integers from 0 on are accepted"
         )
     # Zero-sized axes do not excuse the others: no array type takes such a shape.
     if math.prod(max(n, 1) for n in shape) > MAX_ELEMENTS:
-        raise BadInputError(f"{tensor} has the impossibly large shape {printable(shape)}.")
+        raise BadInputError(f"{tensor} has the impossibly large shape {printable(shape)}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(n) for n in offsets):
-        raise BadInputError(f"{tensor} has data_offsets {printable(offsets)}, not two integers from 0 on.")
+        raise BadInputError(f"{tensor} has data_offsets {printable(offsets)}, not two integers from 0 on")
     begin, end = offsets
     elements = math.prod(shape)
     if (end - begin) * 8 != elements * bits:
         raise BadInputError(
             f"{tensor} occupies {end - begin} bytes, "
-            f"but shape {printable(shape)} of {dtype} needs {elements * bits / 8:.15g}."
+            f"but shape {printable(shape)} of {dtype} needs {elements * bits / 8:.15g}"
         )
     return TensorInfo(name, dtype, tuple(shape), path, start + begin, end - begin)
 
@@ -125,12 +125,12 @@ def _check_cover(tensors: list[TensorInfo], start: int, size: int, file_name: st
     for info in tensors:
         tensor = f"tensor {printable(info.name)}"
         if info.offset < at:
-            raise BadInputError(f"{tensor} in {file} overlaps {previous}.")
+            raise BadInputError(f"{tensor} in {file} overlaps {previous}")
         if info.offset > at:
             gap = info.offset - at
-            raise BadInputError(f"{file} has a hole of {gap} bytes between {previous} and {tensor}.")
+            raise BadInputError(f"{file} has a hole of {gap} bytes between {previous} and {tensor}")
         at, previous = info.offset + info.nbytes, tensor
         if at > size:
-            raise BadInputError(f"{tensor} ends at byte {at}, but {file} has {size} bytes: download it again.")
+            raise BadInputError(f"{tensor} ends at byte {at}, but {file} has {size} bytes: download it again")
     if at < size:
-        raise BadInputError(f"{file} has {size - at} bytes behind {previous} that belong to no tensor.")
+        raise BadInputError(f"{file} has {size - at} bytes behind {previous} that belong to no tensor")

@@ -30,7 +30,7 @@ def parse_json_object(raw: bytes, where: str) -> dict[str, Any]:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as fault:
-        raise BadInputError(f"{where} is not UTF-8 at byte {fault.start}; save it as UTF-8.") from fault
+        raise BadInputError(f"{where} is not UTF-8 at byte {fault.start}; save it as UTF-8") from fault
     try:
         value = json.loads(
             text,
@@ -40,16 +40,16 @@ def parse_json_object(raw: bytes, where: str) -> dict[str, Any]:
             parse_constant=_no_constant,
         )
     except RecursionError as fault:
-        raise BadInputError(f"{where} is nested more than {MAX_DEPTH} levels deep.") from fault
+        raise BadInputError(f"{where} is nested more than {MAX_DEPTH} levels deep") from fault
     except ValueError as fault:
-        raise BadInputError(f"{where} is not valid JSON: {fault}; mend it or download it again.") from fault
+        raise BadInputError(f"{where} is not valid JSON: {fault}; mend it or download it again") from fault
     if not isinstance(value, dict):
-        raise BadInputError(f"{where} must hold a JSON object, not {type(value).__name__}.")
+        raise BadInputError(f"{where} must hold a JSON object, not {type(value).__name__}")
     if _is_deep(value):
-        raise BadInputError(f"{where} is nested more than {MAX_DEPTH} levels deep.")
+        raise BadInputError(f"{where} is nested more than {MAX_DEPTH} levels deep")
     # Only escapes can bring unpaired surrogates into text that was UTF-8.
     if "\\u" in text and not _is_text(value):
-        raise BadInputError(f"{where} holds an unpaired surrogate escape, which is not text.")
+        raise BadInputError(f"{where} holds an unpaired surrogate escape, which is not text")
     return value
 
 

@@ -43,7 +43,7 @@ def find_weights(folder: Path, names: Collection[str]) -> Weights:
         raise BadInputError(_no_weights(folder, names))
     absent = [shard for shard in shards if shard not in names]
     if absent:
-        raise BadInputError(f"{INDEX_FILE} lists shards that are missing: {listed(absent)}; download them.")
+        raise BadInputError(f"{INDEX_FILE} lists shards that are missing: {listed(absent)}; download them")
     tensors: dict[str, TensorInfo] = {}
     for shard in shards:
         found = read_header(folder / shard)
@@ -51,7 +51,7 @@ def find_weights(folder: Path, names: Collection[str]) -> Weights:
             _compare(shard, found.keys(), shard_of)
         tensors.update(found)
     if not tensors:
-        raise BadInputError(f"{listed(shards)} holds no tensors; download the checkpoint again.")
+        raise BadInputError(f"{listed(shards)} holds no tensors; download the checkpoint again")
     index = folder / INDEX_FILE if shard_of else None
     return Weights([folder / shard for shard in shards], index, dict(sorted(tensors.items())))
 
@@ -63,12 +63,12 @@ def read_index(path: Path) -> dict[str, str]:
     """
     shard_of = read_json_object(path, MAX_HEADER_BYTES).get("weight_map")
     if not isinstance(shard_of, dict) or not shard_of:
-        raise BadInputError(f"{path.name} has no 'weight_map' that maps tensor names to shards.")
+        raise BadInputError(f"{path.name} has no 'weight_map' that maps tensor names to shards")
     for name, shard in shard_of.items():
         if not isinstance(shard, str) or not _is_plain(shard):
             raise BadInputError(
                 f"{path.name} places tensor {printable(name)} in {printable(shard)}, which is not the plain "
-                "name of a .safetensors file in the checkpoint's folder."
+                "name of a .safetensors file in the checkpoint's folder"
             )
     return shard_of
 
@@ -85,13 +85,13 @@ def _compare(shard: str, found: Collection[str], shard_of: dict[str, str]) -> No
     listed_here = {name for name, file in shard_of.items() if file == shard}
     lacking = sorted(listed_here - set(found))
     if lacking:
-        raise BadInputError(f"{shard} lacks tensors that {INDEX_FILE} places there: {listed(lacking)}.")
+        raise BadInputError(f"{shard} lacks tensors that {INDEX_FILE} places there: {listed(lacking)}")
     strange = sorted(set(found) - listed_here)
     if strange:
         where = printable(shard_of.get(strange[0], "no shard"))
         raise BadInputError(
             f"{shard} holds tensors that {INDEX_FILE} does not place there: {listed(strange)}; "
-            f"it places the first in {where}."
+            f"it places the first in {where}"
         )
 
 
@@ -100,12 +100,12 @@ def _no_weights(folder: Path, names: Collection[str]) -> str:
     strays = sorted(name for name in names if name.endswith(".safetensors"))
     pickles = sorted(name for name in names if name.endswith(_PICKLES))
     if "manifest.json" in names:
-        return f"{place}, but a manifest.json: it is an exported artifact; give the original checkpoint."
+        return f"{place}, but a manifest.json: it is an exported artifact; give the original checkpoint"
     if strays:
-        return f"{place}, only {listed(strays)}; download the whole checkpoint, or rename a single file."
+        return f"{place}, only {listed(strays)}; download the whole checkpoint, or rename a single file"
     if pickles:
         return (
             f"{place}, only {listed(pickles)}: pickles can run code when they are read and are refused; "
-            "convert them with transformers' save_pretrained, which writes safetensors."
+            "convert them with transformers' save_pretrained, which writes safetensors"
         )
-    return f"{place}; download the checkpoint again, in the safetensors format."
+    return f"{place}; download the checkpoint again, in the safetensors format"

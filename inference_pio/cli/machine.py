@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -89,8 +88,6 @@ def _problems(wheels: dict[str, str | None], import_problem: str | None, flags: 
         problems.append(f"ONNX Runtime is installed but does not import ({import_problem}): reinstall it")
     if platform.machine() in ("x86_64", "AMD64") and flags and "avx2" not in flags:
         problems.append("this CPU has no AVX2: expect a small fraction of the usual speed")
-    if sys.version_info < (3, 10):
-        problems.append("Python 3.10 or newer is needed")
     return problems
 
 

@@ -93,8 +93,10 @@ def show(report: Report) -> None:
     click.echo(f"gate {report.gate.name}: {'passed' if report.passed else 'FAILED'}")
     for failure in report.gate.failures:
         click.echo(f"  {failure}")
-    click.echo(f"mean KL           {values['kl_mean']:.3e} nats (p99 {values['kl_p99']:.1e}, max {values['kl_max']:.1e})")
-    click.echo(f"top-1 agreement   {values['top1_agreement']:.2%} (away from near ties {values['top1_agreement_clear']:.2%})")
+    mean, p99, worst = (values[key] for key in ("kl_mean", "kl_p99", "kl_max"))
+    top1, clear = values["top1_agreement"], values["top1_agreement_clear"]
+    click.echo(f"mean KL           {mean:.3e} nats (p99 {p99:.1e}, max {worst:.1e})")
+    click.echo(f"top-1 agreement   {top1:.2%} (away from near ties {clear:.2%})")
     click.echo(f"perplexity ratio  {values['perplexity_ratio']:.5f}")
     click.echo(f"positions         {values['positions']:,}")
     for note in report.notes:

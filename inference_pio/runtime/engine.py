@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,17 +18,17 @@ from inference_pio.artifact.hashing import StampCache
 from inference_pio.artifact.jsonfile import read_json_object
 from inference_pio.artifact.manifest import Manifest
 from inference_pio.errors import BadInputError
+from inference_pio.runtime.answer import Answer
 from inference_pio.runtime.backends.ort import OrtBackend, OrtSequence
 from inference_pio.runtime.chat_template import ChatTemplate
 from inference_pio.runtime.config import EngineConfig, VerifyHashes
 from inference_pio.runtime.cpu import check_cpu_class, physical_cores
-from inference_pio.runtime.detokenizer import StreamDecoder
 from inference_pio.runtime.generation import CHUNK_TOKENS, decode, prefill
 from inference_pio.runtime.inputs import checked_ids, prompt_ids, split_prompts, unpad
 from inference_pio.runtime.memory import MemoryBudget
 from inference_pio.runtime.prefix_cache import NullPrefixCache, PrefixCache, RadixPrefixCache
 from inference_pio.runtime.request import Request
-from inference_pio.runtime.result import Delta, FinishReason, Result, Timings, TokenLogprob, Usage, rate
+from inference_pio.runtime.result import Delta, Result
 from inference_pio.runtime.sampling_params import SamplingParams
 from inference_pio.runtime.tokenizer import Tokenizer
 
@@ -199,48 +198,19 @@ class Engine:
         return self._deltas(request)
 
     def _deltas(self, request: Request) -> Iterator[Delta]:
-        started = time.perf_counter()
-        decoder = StreamDecoder(self.tokenizer, request.sampling.stop)
-        tokens: list[int] = []
-        logprobs: list[TokenLogprob] = []
-        text: list[str] = []
-        finish = FinishReason.CANCELLED
+        answer = Answer(request, self.tokenizer)
         with self._sequence() as sequence:
-            entered = time.perf_counter()
+            answer.start()
             logits, cached = prefill(sequence, request, self.prefix_cache, self._turn)
-            prefilled = first = time.perf_counter()
+            answer.prompt_done(cached)
+            run_before = sequence.run_seconds
             for step in decode(sequence, logits, request, self._turn) if logits is not None else ():
-                if not tokens:
-                    first = time.perf_counter()
-                tokens.append(step.token)
-                piece = "" if step.finish is FinishReason.STOP else decoder.push(step.token)
-                if step.logprob is not None:
-                    logprobs.append(step.logprob)
-                if step.finish is not None or decoder.stopped:
-                    finish = step.finish if not decoder.stopped and step.finish else FinishReason.STOP
-                    last_piece, last_step = piece, step
+                delta = answer.add(step)
+                if delta is None:
                     break
-                text.append(piece)
-                yield Delta(piece, (step.token,), (step.logprob,) if step.logprob else None)
-            else:
-                last_piece, last_step = "", None
-        ended = time.perf_counter()
-        last_piece += decoder.finish()
-        text.append(last_piece)
-        timings = Timings(
-            queue_s=entered - started,
-            prefill_s=prefilled - entered,
-            decode_s=ended - prefilled,
-            time_to_first_token_s=first - started,
-            prefill_tokens_per_s=rate(len(request.prompt_ids) - cached, prefilled - entered),
-            decode_tokens_per_s=rate(max(len(tokens) - 1, 0), ended - first),
-        )
-        usage = Usage(len(request.prompt_ids), len(tokens), cached)
-        kept = tuple(logprobs) if request.sampling.logprobs is not None else None
-        result = Result("".join(text), tuple(tokens), finish, usage, timings, kept)
-        new = (last_step.token,) if last_step else ()
-        new_logprobs = (last_step.logprob,) if last_step and last_step.logprob else None
-        yield Delta(last_piece, new, new_logprobs, finish, result)
+                yield delta
+            run_seconds = sequence.run_seconds - run_before
+        yield answer.finish(run_seconds)
 
     def _fill_logits(self, ids: list[int], out: np.ndarray) -> None:
         tokens = np.asarray(ids, np.int64)

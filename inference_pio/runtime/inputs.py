@@ -65,7 +65,7 @@ def unpad(ids: Any, attention_mask: Any) -> list[list[int]]:
     lengths = mask.astype(np.int64).sum(axis=1)
     for row, length in enumerate(lengths):
         if not mask[row, :length].all():
-            raise BadInputError(f"row {row} of the batch is not padded on the right: move its padding behind the tokens")
+            raise BadInputError(f"row {row} of the batch is not padded on the right: put the padding behind the tokens")
         if not length:
             raise BadInputError(f"row {row} of the batch has no tokens")
     return [[int(token) for token in tokens[row, :length]] for row, length in enumerate(lengths)]

@@ -42,7 +42,10 @@ class Usage:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds spent in each phase of a request, and its rates in tokens per second."""
+    """Seconds spent in each phase of a request, and its rates in tokens per second.
+
+    `decode_run_s` is the part of `decode_s` that the runtime library took; the rest is this package's own.
+    """
 
     queue_s: float
     prefill_s: float
@@ -50,6 +53,7 @@ class Timings:
     time_to_first_token_s: float
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
+    decode_run_s: float = 0.0
 
     def to_dict(self) -> dict[str, float | None]:
         """The times and rates by name."""
@@ -60,6 +64,7 @@ class Timings:
             "time_to_first_token_s": _finite(self.time_to_first_token_s),
             "prefill_tokens_per_s": _finite(self.prefill_tokens_per_s),
             "decode_tokens_per_s": _finite(self.decode_tokens_per_s),
+            "decode_run_s": _finite(self.decode_run_s),
         }
 
 

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from inference_pio.checkpoint.config import ConfigReader
@@ -61,9 +62,9 @@ READS: dict[str, Callable[[ConfigReader], Any]] = {
 }
 
 WRONG: dict[str, list[Any]] = {
-    "int": [True, False, 32.0, "32", [32], {}, 0, -1, 2**63, 10**90, ""],
+    "int": [True, False, 32.0, "32", [32], {}, 0, -1, 2**31, 2**63, 10**90, ""],
     "optional int": [True, 32.0, "32", 0, 2**63],
-    "float": [True, "1.0", [1.0], {}, float("nan"), float("inf"), 10**400, ""],
+    "float": [True, "1.0", [1.0], {}, float("nan"), float("inf"), 10**400, 3.5e38, -1e308, ""],
     "optional float": [False, "1.0", {"__float__": "Infinity"}, float("-inf")],
     "str": [1, True, ["a"], {}, ""],
     "optional str": [0, False, []],
@@ -84,6 +85,7 @@ def test_wrong_types_and_impossible_numbers_are_refused_by_name(read: str, value
 
 
 def test_bounds_of_integers_are_inclusive() -> None:
+    assert reader(k=2**31 - 1).need_int("k") == 2**31 - 1
     assert reader(k=0).need_int("k", minimum=0) == 0
     assert reader(k=9).need_int("k", maximum=9) == 9
     with pytest.raises(BadInputError, match="k is 10; it must be 1 to 9"):
@@ -93,6 +95,7 @@ def test_bounds_of_integers_are_inclusive() -> None:
 
 
 def test_bounds_of_numbers() -> None:
+    assert reader(k=float(np.finfo(np.float32).max)).need_float("k") == np.finfo(np.float32).max
     assert reader(k=1).need_float("k", minimum=1.0, maximum=1.0) == 1.0
     assert reader(k=1.5).optional_float("k", None, exclusive_minimum=1.0) == 1.5
     for bounds in ({"exclusive_minimum": 1.0}, {"minimum": 1.5}, {"maximum": 0.5}):

@@ -51,8 +51,10 @@ def check(match: Match, context: LoweringContext) -> None:
             raise NoMatchError("interleaved rotary pairs")
         if attribute(rotation, "rotary_embedding_dim", 0):
             raise NoMatchError("partial rotary embedding")
-    if context.spec.head_dim % 8:
-        raise NoMatchError(f"head size {context.spec.head_dim} is not a multiple of 8")
+    if context.spec.head_dim % 16:
+        raise NoMatchError(
+            f"head size {context.spec.head_dim} is not a multiple of 16, which the operator's rotary embedding needs"
+        )
 
 
 def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:

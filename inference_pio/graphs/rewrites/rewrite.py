@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import onnx_ir as ir
 
-from inference_pio.errors import InferencePioError
+from inference_pio.errors import BadInputError
 from inference_pio.graphs.formats import FormatOf
 from inference_pio.graphs.spec import DecoderSpec
 
@@ -47,7 +47,7 @@ class RewriteReport:
 def apply_rewrite(
     module: Rewrite, graph: ir.Graph, context: LoweringContext, required: bool
 ) -> RewriteReport:
-    """Apply a rewrite at every match; raises InferencePioError with the trace when a required one has none."""
+    """Apply a rewrite at every match; raises BadInputError with the trace when a required one has none."""
     report = RewriteReport(module.__name__.rsplit(".", 1)[-1])
     for node in list(graph):
         if node.graph is None:
@@ -64,7 +64,7 @@ def apply_rewrite(
         report.matches += 1
     if required and not report.matches:
         trace = "; ".join(report.refused[:5]) or "no node has the shape that it looks for"
-        raise InferencePioError(f"rewrite '{report.name}' is required but matched nothing: {trace}")
+        raise BadInputError(f"the model does not fit the target: rewrite {report.name} matched nothing ({trace})")
     return report
 
 

@@ -12,6 +12,8 @@ class Sequence(Protocol):
 
     length: int
     """Tokens whose keys and values are in the cache."""
+    run_seconds: float
+    """Time spent inside the runtime library since `clear`."""
 
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` in all; raises ResourceLimitError when the memory budget does not allow it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ class OrtSequence:
 
     def __init__(self, backend: OrtBackend) -> None:
         self.length = 0
+        self.run_seconds = 0.0
         self._backend = backend
         self._binding = backend.session.io_binding()
         self._buffers: list[np.ndarray] = []
@@ -104,10 +106,12 @@ class OrtSequence:
             self._bind_output("logits", logits)
             self._bound = (count, keep)
         self._bind_input("attention_mask", self._ones[:, :total])
+        started = time.perf_counter()
         try:
             self._backend.session.run_with_iobinding(self._binding)
         except _ort_errors(self._backend.ort) as error:
             raise InferencePioError(f"ONNX Runtime failed at position {total}: {_first_line(error)}") from None
+        self.run_seconds += time.perf_counter() - started
         self.length = total
         return logits[0]
 
@@ -126,6 +130,7 @@ class OrtSequence:
 
     def clear(self) -> None:
         self.length = 0
+        self.run_seconds = 0.0
 
     def release(self) -> None:
         """Give the buffers back to the memory budget; the sequence is unusable afterwards."""

@@ -1,0 +1,74 @@
+"""What a verification will need, told before it starts."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference_pio.artifact.manifest import Manifest, read_manifest
+from inference_pio.checkpoint.checkpoint import Checkpoint
+from inference_pio.verify.options import VerifyOptions
+from inference_pio.verify.scratch import CHUNK_ELEMENTS
+
+_MB = 1 << 20
+_ENGINE = 160 * _MB
+"""Python, ONNX Runtime and its arena after a window."""
+_TORCH = 420 * _MB
+"""Python, torch and transformers."""
+_HEAD = 160 * _MB
+"""Chunks of the head and of its logits."""
+_PACKED = 1.4
+"""Weights while a session is being loaded, as a multiple of their file."""
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Expected peak of resident memory and of temporary disk, in bytes, and the positions that will be compared."""
+
+    peak_memory_bytes: int
+    scratch_bytes: int
+    positions: int
+
+
+def estimate(artifact: str | Path, checkpoint: str | Path | None, options: VerifyOptions | None = None) -> Estimate:
+    """What `verify` with the same arguments will need; exact for the disk when the text is long enough.
+
+    Raises BadInputError when the artifact or the checkpoint cannot be opened.
+    """
+    options = options or VerifyOptions()
+    manifest = read_manifest(Path(artifact))
+    window = min(options.window, manifest.model.context_length)
+    wanted = options.positions_for(manifest.recipe.name)
+    window = min(window, wanted)
+    positions = math.ceil(wanted / window) * window
+    phases = [_engine_bytes(manifest, window), 8 * 4 * CHUNK_ELEMENTS + _TORCH]
+    passes = 1
+    if options.reference is None and checkpoint is not None:
+        with Checkpoint.open(checkpoint) as source:
+            phases.append(_reference_bytes(source, manifest, positions, window))
+        passes = 3 if options.simulation and manifest.recipe.name != "fp32" else 2
+    return Estimate(max(phases), passes * positions * manifest.model.vocab_size * 4, positions)
+
+
+def _engine_bytes(manifest: Manifest, window: int) -> int:
+    logits = 2 * window * manifest.model.vocab_size * 4
+    cache = window * manifest.memory.cache_bytes_per_token
+    return int(_PACKED * manifest.memory.weight_bytes) + cache + logits + _ENGINE
+
+
+def _reference_bytes(checkpoint: Checkpoint, manifest: Manifest, positions: int, window: int) -> int:
+    """One layer in float32, its largest tensor once more as stored, hidden states and one window's activations."""
+    layers: dict[str, int] = {}
+    largest = widest = 0
+    for name, info in checkpoint.tensors.items():
+        match = _LAYER.search(name)
+        if match:
+            size = math.prod(info.shape)
+            layers[match[1]] = layers.get(match[1], 0) + size
+            largest, widest = max(largest, size), max(widest, info.shape[0])
+    hidden = 4 * positions * manifest.model.hidden_size * 4
+    activations = 4 * window * widest * 4
+    return 4 * max(layers.values(), default=0) + 8 * largest + hidden + activations + _HEAD + _TORCH

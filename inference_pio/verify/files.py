@@ -1,0 +1,33 @@
+"""Writing a file completely or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from inference_pio.errors import BadInputError, ResourceLimitError
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then put it in place.
+
+    Raises BadInputError when the folder cannot be written to and ResourceLimitError when the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceLimitError(f"no space left for {path}: free some or write elsewhere") from error
+        raise BadInputError(f"{path} cannot be written ({error.strerror}): choose another place") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
