@@ -1,7 +1,7 @@
 """Train the tiny Qwen3 checkpoint that tests and the demo use, on text of the Python distribution.
 
-``python tools/train_tiny.py`` rewrites ``inference_pio/tiny/qwen3`` in about half an hour on two cores. The
-held-out text is never trained on. With ``--state FILE`` an interrupted run goes on where it stopped.
+``python tools/train_tiny.py`` rewrites ``inference_pio/tiny/qwen3`` in about twenty minutes on two free
+cores. The held-out text is never trained on. With ``--state FILE`` an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ SAVE_EVERY = 200
 class Plan:
     """How to train; the defaults made the bundled checkpoint."""
 
-    steps: int = 2600
+    steps: int = 1400
     warmup: int = 100
+    cosine: int = 2600  # where the cosine would end; the cool-down comes earlier
+    cooldown: int = 600
     block: int = 1024  # tokens that stay together, hence the longest training sequence
     blocks_per_step: int = 4
     learning_rate: float = 1e-2
@@ -99,12 +101,12 @@ def batch(stream: torch.Tensor, plan: Plan, step: int) -> torch.Tensor:
 
 
 def learning_rate(plan: Plan, step: int) -> float:
-    """Linear warm-up, then a cosine down to ``final_share`` of the peak."""
+    """Linear warm-up, a slow cosine, and a linear cool-down to zero over the last steps."""
     if step < plan.warmup:
         return plan.learning_rate * (step + 1) / plan.warmup
-    done = (step - plan.warmup) / max(1, plan.steps - plan.warmup)
-    share = plan.final_share + (1 - plan.final_share) * 0.5 * (1 + math.cos(math.pi * done))
-    return plan.learning_rate * share
+    done = (step - plan.warmup) / max(1, plan.cosine - plan.warmup)
+    share = plan.final_share + (1 - plan.final_share) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    return plan.learning_rate * share * min(1.0, (plan.steps - step) / plan.cooldown)
 
 
 def initialize(model: Qwen3ForCausalLM) -> None:

@@ -31,16 +31,12 @@ class Artifact:
         artifact = cls(folder, manifest)
         for graph in manifest.graphs:
             if graph.file not in manifest.files:
-                raise BadInputError(
-                    f"{folder / MANIFEST_NAME} names the graph {graph.file} but lists no such file"
-                )
+                raise BadInputError(f"{folder / MANIFEST_NAME} names the graph {graph.file} but lists no such file")
         for name, expected in manifest.files.items():
             file = artifact.file(name)
             size = file.stat().st_size
             if size != expected.size:
-                raise BadInputError(
-                    f"{file} has {size} bytes, but the manifest says {expected.size}: {_MEND}"
-                )
+                raise BadInputError(f"{file} has {size} bytes, but the manifest says {expected.size}: {_MEND}")
         for name in manifest.files:
             if name not in artifact.large_files:
                 artifact.check_file(name)

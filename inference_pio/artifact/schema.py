@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-TYPES = {
+TYPES: dict[str, type | tuple[type, ...]] = {
     "object": dict,
     "array": list,
     "string": str,
@@ -59,9 +59,7 @@ def _check_object(value: Any, schema: dict[str, Any], where: str) -> str | None:
             return f"{where} lacks '{key}'"
     properties, others = schema.get("properties", {}), schema.get("additionalProperties", True)
     for key, item in value.items():
-        problem = (
-            validate(key, schema["propertyNames"], f"{where}: key") if "propertyNames" in schema else None
-        )
+        problem = validate(key, schema["propertyNames"], f"{where}: key") if "propertyNames" in schema else None
         if problem:
             return problem
         if key not in properties and others is False:

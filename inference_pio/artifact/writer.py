@@ -80,9 +80,7 @@ class ArtifactWriter:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._lock)
-            raise BadInputError(
-                f"another export is writing {self.out}: wait for it or choose another -o"
-            ) from None
+            raise BadInputError(f"another export is writing {self.out}: wait for it or choose another -o") from None
         for stale in self.folder.iterdir():
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
         return self
@@ -146,9 +144,7 @@ def refuse_existing(out: Path, force: bool) -> None:
     if out.is_symlink() or not out.is_dir():
         raise BadInputError(f"{out} is not a folder, and --force replaces only artifacts")
     if not (out / MANIFEST_NAME).is_file() and any(out.iterdir()):
-        raise BadInputError(
-            f"{out} is not an artifact, and --force replaces only artifacts: choose another -o"
-        )
+        raise BadInputError(f"{out} is not an artifact, and --force replaces only artifacts: choose another -o")
 
 
 def disk_error(error: OSError) -> Exception:
@@ -163,10 +159,7 @@ def disk_error(error: OSError) -> Exception:
 def _exchange(new: Path, old: Path) -> None:
     """Swap two folders in one step (renameat2), so that no moment lacks a complete `old`."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if (
-        rename is not None
-        and rename(AT_FDCWD, os.fsencode(new), AT_FDCWD, os.fsencode(old), RENAME_EXCHANGE) == 0
-    ):
+    if rename is not None and rename(AT_FDCWD, os.fsencode(new), AT_FDCWD, os.fsencode(old), RENAME_EXCHANGE) == 0:
         return
     aside = old.with_name(f".{old.name}.old")
     if aside.exists():

@@ -18,7 +18,8 @@ from inference_pio.checkpoint.printable import printable
 from inference_pio.checkpoint.strict_json import parse_json_object
 from inference_pio.errors import BadInputError
 
-MAX_HEADER_BYTES = 100_000_000
+# Ten times the largest published header; parsing a hostile one costs about 30 bytes of memory per byte.
+MAX_HEADER_BYTES = 25_000_000
 MAX_RANK = 32
 # Four bytes an element still fit a signed 64-bit count, which float32 arrays of this shape need.
 MAX_ELEMENTS = 2**61 - 1

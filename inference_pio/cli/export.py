@@ -20,9 +20,7 @@ class BarProgress:
         self._bar: tqdm[Any] | None = None
 
     def start(self, needed: Estimate) -> None:
-        click.echo(
-            f"expected: peak memory {size_text(needed.peak_memory)}, disk {size_text(needed.disk)}", err=True
-        )
+        click.echo(f"expected: peak memory {size_text(needed.peak_memory)}, disk {size_text(needed.disk)}", err=True)
         self._bar = tqdm(total=needed.weights, unit="B", unit_scale=True, desc="weights", disable=None)
 
     def advance(self, written: int) -> None:

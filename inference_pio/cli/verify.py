@@ -55,7 +55,8 @@ def command(
         options = VerifyOptions(simulation=not no_simulation, progress=bars, **values)
         needed = estimate(artifact, source, options)
         click.echo(
-            f"expected: peak memory {size_text(needed.peak_memory)}, scratch {size_text(needed.scratch)}", err=True
+            f"expected: peak memory {size_text(needed.peak_memory_bytes)}, scratch {size_text(needed.scratch_bytes)}",
+            err=True,
         )
         report = verify(artifact, source, options)
     if html is not None:

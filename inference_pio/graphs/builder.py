@@ -88,16 +88,14 @@ class GraphBuilder:
 
     def const(self, value: object, dtype: type = np.int64) -> ir.Value:
         """A small constant stored inside the model file; equal constants are stored once."""
-        array = np.array(value, dtype=dtype)
+        array: np.ndarray = np.array(value, dtype=dtype)
         name = f"const_{array.dtype}_{'x'.join(map(str, array.shape)) or 'scalar'}_" + "_".join(
             str(x).replace("-", "m") for x in array.reshape(-1)[:8]
         )
         if array.size > 8:
             name = self._unique(name)
         if name not in self.graph.initializers:
-            self._register(
-                ir.Value(name=name, const_value=ir.tensor(array, name=name)), array.shape, array.dtype
-            )
+            self._register(ir.Value(name=name, const_value=ir.tensor(array, name=name)), array.shape, array.dtype)
         return self.graph.initializers[name]
 
     def weight(self, name: str, rows: Rows) -> ir.Value:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from inference_pio.graphs.weights import Piece, Rows
+from inference_pio.graphs.weights import Piece, Rows, bytes_of
 
 
 def quantize_blocks(rows_NK: np.ndarray, bits: int, block: int) -> tuple[np.ndarray, np.ndarray]:
@@ -54,8 +55,8 @@ class QuantizeRows:
 
     def pieces(self) -> Iterator[Callable[[], Piece]]:
         for start, stop in self.rows.spans():
-            yield lambda start=start, stop=stop: self._piece(start, stop)
+            yield partial(self._piece, start, stop)
 
     def _piece(self, start: int, stop: int) -> Piece:
         data, scales = quantize_blocks(self.rows.read(start, stop), self.bits, self.block)
-        return Piece(memoryview(np.ascontiguousarray(data)).cast("B"), scales.tobytes())
+        return Piece(bytes_of(data), scales.tobytes())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -82,6 +83,11 @@ class Piece:
     side: bytes = b""
 
 
+def bytes_of(values: np.ndarray) -> memoryview:
+    """The bytes of an array, without a copy when it is contiguous."""
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+
+
 class Job(Protocol):
     """One pass over the source that yields the bytes of an initializer, and perhaps of a second one."""
 
@@ -98,9 +104,10 @@ class StoreRows:
 
     def pieces(self) -> Iterator[Callable[[], Piece]]:
         for start, stop in self.rows.spans():
-            yield lambda start=start, stop=stop: Piece(self._convert(self.rows.read(start, stop)))
+            yield partial(self._piece, start, stop)
 
-    def _convert(self, values: np.ndarray) -> memoryview:
+    def _piece(self, start: int, stop: int) -> Piece:
+        values = self.rows.read(start, stop)
         if self.dtype == ir.DataType.FLOAT16:
             with np.errstate(over="ignore"):
                 rounded = values.astype(np.float16)
@@ -109,7 +116,7 @@ class StoreRows:
                     f"'{self.rows.label}' has values beyond the range of float16: export with --precision fp32"
                 )
             values = rounded
-        return memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+        return Piece(bytes_of(values))
 
 
 @dataclass(frozen=True)
@@ -124,11 +131,10 @@ class ComputeRows:
         step = max(1, CHUNK_ELEMENTS // math.prod(self.tail))
         for start in range(0, self.count, step):
             stop = min(start + step, self.count)
-            yield lambda start=start, stop=stop: Piece(
-                memoryview(
-                    np.ascontiguousarray(self.compute(start, stop), np.float32).reshape(-1).view(np.uint8)
-                )
-            )
+            yield partial(self._piece, start, stop)
+
+    def _piece(self, start: int, stop: int) -> Piece:
+        return Piece(bytes_of(self.compute(start, stop)))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ SAME = {
 def read_report(path: Path) -> dict[str, Any]:
     """A report written by `Report.write_json`; raises BadInputError for anything else."""
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
         raise BadInputError(f"baseline {path} cannot be read ({error.strerror}): give a report of verify") from error
     except (ValueError, RecursionError) as error:
@@ -47,9 +47,9 @@ def compare_with_baseline(report: Mapping[str, Any], baseline: Mapping[str, Any]
                 f"the baseline has another {what} ({before} instead of {now}): make a baseline with the same settings"
             )
     limits = baseline_limits()
-    kl, kl_before = _number(report, "kl_mean"), _number(baseline, "kl_mean")
-    top1, top1_before = _number(report, "top1_agreement"), _number(baseline, "top1_agreement")
-    ratio, ratio_before = _number(report, "perplexity_ratio"), _number(baseline, "perplexity_ratio")
+    kl, kl_before = _measured(report, "kl_mean", math.inf), _recorded(baseline, "kl_mean")
+    top1, top1_before = _measured(report, "top1_agreement", 0.0), _recorded(baseline, "top1_agreement")
+    ratio, ratio_before = _measured(report, "perplexity_ratio", math.inf), _recorded(baseline, "perplexity_ratio")
     failures = []
     if not kl <= kl_before * (1 + limits["kl_mean_growth"]) + limits["kl_mean_floor"]:
         failures.append(f"kl_mean grew from {kl_before:.6g} to {kl:.6g}")
@@ -69,11 +69,18 @@ def _at(report: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
     return value
 
 
-def _number(report: Mapping[str, Any], key: str) -> float:
-    """A figure of a report; None stands for one that is not finite."""
-    value = _at(report, (key,))
-    if value is None:
-        return math.inf if key != "top1_agreement" else 0.0
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BadInputError(f"the baseline is no report of verify: '{key}' is no number")
+def _measured(report: Mapping[str, Any], key: str, worst: float) -> float:
+    """A figure of the new report; null stands for one that is not finite."""
+    value = report[key]
+    return worst if value is None else float(value)
+
+
+def _recorded(baseline: Mapping[str, Any], key: str) -> float:
+    value = _at(baseline, (key,))
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise BadInputError(f"the baseline's '{key}' is no finite number: make another baseline")
     return float(value)
+
+
+def _refuse_constant(word: str) -> float:
+    raise ValueError(f"{word} is not a number of JSON")

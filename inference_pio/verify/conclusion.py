@@ -31,6 +31,13 @@ class Simulated:
     metrics: Metrics
     excess: Excess
 
+    @staticmethod
+    def judge(noise: PositionTable, agreement: PositionTable, rounds_activations: bool, clear_gap: float) -> Simulated:
+        """From (original, simulation) and (simulation, artifact), each compared position by position."""
+        metrics, agreed = summarise(noise, clear_gap), summarise(agreement, clear_gap)
+        excess = Excess(metrics.kl_mean, agreed.kl_mean, agreed.max_logit_difference, rounds_activations)
+        return Simulated(metrics, excess)
+
 
 @dataclass(frozen=True)
 class Comparison:

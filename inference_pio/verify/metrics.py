@@ -74,22 +74,28 @@ class Metrics:
         return asdict(self)
 
 
-def compare(compare_rows: CompareRows, candidate: ReadLogits, targets: np.ndarray, vocabulary: int) -> PositionTable:
+def compare(
+    compare_rows: CompareRows,
+    candidate: ReadLogits,
+    targets: np.ndarray,
+    vocabulary: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> PositionTable:
     """Compare a candidate's logits with the original's, a few positions at a time.
 
-    `targets` int64 [positions] is the token that really follows each position.
+    `targets` int64 [positions] is the token that really follows each position; `progress` hears of positions.
     """
-    chunks = [
-        compare_rows(start, stop, candidate(start, stop), targets[start:stop])
-        for start, stop in spans(len(targets), vocabulary)
-    ]
+    chunks = []
+    for start, stop in spans(len(targets), vocabulary):
+        chunks.append(compare_rows(start, stop, candidate(start, stop), targets[start:stop]))
+        progress(stop, len(targets))
     return PositionTable(
         **{f.name: np.concatenate([getattr(chunk, f.name) for chunk in chunks]) for f in fields(PositionTable)}
     )
 
 
 def against_logits(reference: ReadLogits) -> CompareRows:
-    """A comparison with an original whose full logits can be read."""
+    """A comparison with a model whose full logits can be read."""
 
     def rows(start: int, stop: int, candidate_PV: np.ndarray, targets_P: np.ndarray) -> PositionTable:
         return compare_rows(reference(start, stop), candidate_PV, targets_P)
@@ -97,15 +103,22 @@ def against_logits(reference: ReadLogits) -> CompareRows:
     return rows
 
 
-def compare_rows(reference_PV: np.ndarray, candidate_PV: np.ndarray, targets_P: np.ndarray) -> PositionTable:
-    """Compare float32 logits [positions, vocabulary] of both models.
+def must_be_finite(reference: ReadLogits) -> ReadLogits:
+    """The original's logits; reading them raises BadInputError when they are not finite."""
 
-    Raises BadInputError when the original's own logits are not finite. Where the candidate's are not, KL is infinite.
-    """
-    if not np.isfinite(reference_PV).all():
-        raise BadInputError(
-            "the original model itself computes logits that are NaN or infinite: check the checkpoint's weights"
-        )
+    def rows(start: int, stop: int) -> np.ndarray:
+        logits_PV = reference(start, stop)
+        if not np.isfinite(logits_PV).all():
+            raise BadInputError(
+                "the original model itself computes logits that are NaN or infinite: check the checkpoint's weights"
+            )
+        return logits_PV
+
+    return rows
+
+
+def compare_rows(reference_PV: np.ndarray, candidate_PV: np.ndarray, targets_P: np.ndarray) -> PositionTable:
+    """Compare float32 logits [positions, vocabulary] of both models; KL is infinite where any is not finite."""
     row = np.arange(len(targets_P))
     candidate_top = candidate_PV.argmax(axis=1)
     best = top_values(reference_PV, 5)
@@ -113,15 +126,16 @@ def compare_rows(reference_PV: np.ndarray, candidate_PV: np.ndarray, targets_P: 
         difference = np.abs(reference_PV - candidate_PV).max(axis=1).astype(np.float64)
         p, q = log_softmax(reference_PV), log_softmax(candidate_PV)
         candidate_nll = or_infinite(-q[row, targets_P])
-        reference_nll = -p[row, targets_P]
+        reference_nll = or_infinite(-p[row, targets_P])
         np.subtract(p, q, out=q)
         q *= np.exp(p, out=p)
         kl = or_infinite(q.sum(axis=1))
+        gap = best[:, 0] - best[:, 1] if best.shape[1] > 1 else np.full(len(row), np.inf)
     return PositionTable(
         kl=np.maximum(kl, 0.0),
         reference_top=reference_PV.argmax(axis=1),
         candidate_top=candidate_top,
-        gap=best[:, 0] - best[:, 1] if best.shape[1] > 1 else np.full(len(row), np.inf),
+        gap=gap,
         in_top5=reference_PV[row, candidate_top] >= best[:, -1],
         reference_nll=reference_nll,
         candidate_nll=candidate_nll,

@@ -11,6 +11,7 @@ from inference_pio.artifact.bundle import Artifact
 from inference_pio.artifact.manifest import Manifest
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError
+from inference_pio.runtime.tokenizer import Tokenizer
 from inference_pio.verify.options import VerifyOptions
 from inference_pio.verify.scratch import LogitsFile
 from inference_pio.verify.weights import CheckpointWeights, ModelWeights
@@ -45,6 +46,9 @@ class Original:
         )
 
     def tokenize(self, text: str) -> list[int]:
+        """Token ids by the checkpoint's tokenizer in transformers; raises BadInputError for an unusable one."""
+        # Names what is missing or broken, where transformers makes an empty tokenizer or raises bare exceptions.
+        Tokenizer.load(self._checkpoint.path)
         tokens: list[int] = self._reference.tokenize(self._checkpoint.path, text)
         return tokens
 
@@ -52,7 +56,7 @@ class Original:
         """What a saved reference remembers of its source."""
         return {
             "parameters": self._checkpoint.parameters,
-            "source": self._checkpoint.file_hashes(),
+            "source": self._checkpoint.file_hashes(lambda done, total: self._options.report("hashes", done, total)),
             "layers_kept": self._layers_kept,
             "versions": self._reference.versions(),
         }

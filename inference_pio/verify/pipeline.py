@@ -14,16 +14,16 @@ from inference_pio.artifact.bundle import Artifact
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError
 from inference_pio.verify.baseline import compare_with_baseline, read_report
-from inference_pio.verify.candidate import Candidate, run_artifact
+from inference_pio.verify.candidate import run_artifact
 from inference_pio.verify.conclusion import Comparison, Simulated, conclude
-from inference_pio.verify.gates import Excess, Gate, gate_for_recipe, load_gate
-from inference_pio.verify.metrics import against_logits, compare, summarise
+from inference_pio.verify.gates import Gate, gate_for_recipe, load_gate
+from inference_pio.verify.metrics import CompareRows, PositionTable, against_logits, compare, must_be_finite
 from inference_pio.verify.options import VerifyOptions
-from inference_pio.verify.original import Original, RoundedWeights, check_tokens, rounded_weights, source_matches
+from inference_pio.verify.original import Original, check_tokens, rounded_weights, source_matches
 from inference_pio.verify.report import Report
 from inference_pio.verify.saved import SavedReference, collect, load_reference
 from inference_pio.verify.scratch import LogitsFile, Scratch
-from inference_pio.verify.windows import Text, read_text
+from inference_pio.verify.windows import Text, Windows, read_text
 
 
 def verify(artifact: str | Path, checkpoint: str | Path | None, options: VerifyOptions | None = None) -> Report:
@@ -64,14 +64,19 @@ def _against_checkpoint(artifact: Artifact, checkpoint: Checkpoint, gate: Gate, 
 
         reference = scratch.open(candidate.windows.positions)
         original.write_logits(original.weights, candidate.windows, reference, "reference")
-        table = compare(against_logits(reference.read), candidate.logits.read, candidate.windows.targets, vocabulary)
+        read_reference = must_be_finite(reference.read)
+        table = _compare(against_logits(read_reference), candidate.logits, candidate.windows, options)
 
         facts = original.facts()
         if options.save_reference is not None:
-            collect(reference.read, candidate.windows, vocabulary, facts).save(options.save_reference)
+            collect(read_reference, candidate.windows, vocabulary, facts).save(options.save_reference)
         simulated = None
         if rounded is not None:
-            simulated = _simulate(original, rounded, reference, candidate, gate, scratch)
+            simulation = scratch.open(candidate.windows.positions)
+            original.write_logits(rounded, candidate.windows, simulation, "simulation")
+            noise = _compare(against_logits(read_reference), simulation, candidate.windows, options)
+            agreement = _compare(against_logits(simulation.read), candidate.logits, candidate.windows, options)
+            simulated = Simulated.judge(noise, agreement, rounded.rounds_activations, gate.clear_gap)
     return Comparison(
         windows=candidate.windows,
         decode=candidate.decode,
@@ -81,26 +86,6 @@ def _against_checkpoint(artifact: Artifact, checkpoint: Checkpoint, gate: Gate, 
         source_matches=source_matches(artifact.manifest, facts["source"]),
         versions=facts["versions"],
         simulated=simulated,
-    )
-
-
-def _simulate(
-    original: Original,
-    rounded: RoundedWeights,
-    reference: LogitsFile,
-    candidate: Candidate,
-    gate: Gate,
-    scratch: Scratch,
-) -> Simulated:
-    """The original's layers with the artifact's weights, held against the original and against the artifact."""
-    windows, vocabulary = candidate.windows, reference.vocabulary
-    simulation = scratch.open(windows.positions)
-    original.write_logits(rounded, windows, simulation, "simulation")
-    noise = compare(against_logits(reference.read), simulation.read, windows.targets, vocabulary)
-    agreement = compare(against_logits(simulation.read), candidate.logits.read, windows.targets, vocabulary)
-    metrics, agreed = summarise(noise, gate.clear_gap), summarise(agreement, gate.clear_gap)
-    return Simulated(
-        metrics, Excess(metrics.kl_mean, agreed.kl_mean, agreed.max_logit_difference, rounded.rounds_activations)
     )
 
 
@@ -114,7 +99,7 @@ def _against_saved(artifact: Artifact, saved: SavedReference, options: VerifyOpt
     text = _text_of(saved, options)
     with Scratch(options.scratch, saved.vocabulary, passes=1) as scratch:
         candidate = run_artifact(artifact, text, saved.windows, options, scratch)
-        table = compare(saved.compare_rows, candidate.logits.read, saved.windows.targets, saved.vocabulary)
+        table = _compare(saved.compare_rows, candidate.logits, saved.windows, options)
     tokenizer = None
     if text is not None:
         stream = saved.windows.stream.tolist()
@@ -128,6 +113,16 @@ def _against_saved(artifact: Artifact, saved: SavedReference, options: VerifyOpt
         source_matches=source_matches(artifact.manifest, saved.facts["source"]),
         versions=saved.facts["versions"],
         simulated=None,
+    )
+
+
+def _compare(original: CompareRows, candidate: LogitsFile, windows: Windows, options: VerifyOptions) -> PositionTable:
+    return compare(
+        original,
+        candidate.read,
+        windows.targets,
+        candidate.vocabulary,
+        lambda done, total: options.report("comparison", done, total),
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from inference_pio.artifact.manifest import Accuracy
 from inference_pio.verify.files import write_atomically
 from inference_pio.verify.gates import Excess, GateResult
 from inference_pio.verify.metrics import Metrics
@@ -43,6 +44,12 @@ class Report:
     @property
     def passed(self) -> bool:
         return self.gate.passed
+
+    def to_accuracy(self) -> Accuracy:
+        """The part that an artifact's manifest records."""
+        figures = asdict(self.metrics)
+        metrics = {key: value if value is None or math.isfinite(value) else None for key, value in figures.items()}
+        return Accuracy(self.gate.name, self.passed, metrics, list(self.gate.failures))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values; a figure that could not be measured or is not finite is None."""

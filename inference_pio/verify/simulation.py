@@ -56,7 +56,7 @@ class ArtifactWeights:
     def __init__(self, model: Path) -> None:
         try:
             graph = ir.load(model).graph
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RuntimeError, DecodeError) as error:
             raise BadInputError(f"{model} is not a readable ONNX model: export the artifact again") from error
         self._model = model
         self._tables: dict[str, StoredRows] = {}

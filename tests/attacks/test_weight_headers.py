@@ -118,9 +118,9 @@ def test_lying_weight_files_are_refused(folder: Path, case: str) -> None:
 
 def test_a_header_above_the_limit_is_not_read(folder: Path) -> None:
     path = folder / "model.safetensors"
-    path.write_bytes(struct.pack("<Q", 100_000_001) + b"{")
+    path.write_bytes(struct.pack("<Q", 25_000_001) + b"{")
     os.truncate(path, 300_000_000)
-    assert "at most 100000000 are accepted" in refusal(lambda: Checkpoint.open(folder))
+    assert "at most 25000000 are accepted" in refusal(lambda: Checkpoint.open(folder))
 
 
 NUMBERS = st.one_of(
@@ -155,7 +155,7 @@ def check_fuzzed(path: Path, content: bytes) -> None:
 
 
 FUZZ = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )
 
 

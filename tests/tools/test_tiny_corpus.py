@@ -50,9 +50,9 @@ def test_every_held_out_document_is_known_by_its_passages() -> None:
 
 
 def test_conversations_follow_the_template() -> None:
-    source = (
-        'def public(one, two=2):\n    """Say what it does in a sentence.\n\n    More."""\n\ndef _private():\n    "x"\n'
-    )
+    public = 'def public(one, two=2):\n    """Say what it does in a sentence.\n\n    More."""\n'
+    private = '\ndef _private():\n    """Nobody asks about what has no public name."""\n'
+    source = public + private
     chats = chat_documents([Document("package/module.py", source)] * 40, 40, seed=3)
     turn = r"(<\|im_start\|>(system|user|assistant)\n[^<]+<\|im_end\|>\n)"
     assert len(chats) == 40 and all(re.fullmatch(f"{turn}+", chat.text) for chat in chats)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +80,13 @@ def test_a_baseline_without_a_key_is_refused(key: str) -> None:
         compare_with_baseline(BASE, other)
 
 
-@pytest.mark.parametrize("value", ["1e-3", True, [1]])
-def test_a_figure_that_is_no_number_is_refused(value: object) -> None:
-    with pytest.raises(BadInputError, match="no number"):
+@pytest.mark.parametrize("value", ["1e-3", True, [1], None, math.inf, math.nan])
+def test_a_baseline_without_a_finite_figure_is_refused(value: object) -> None:
+    with pytest.raises(BadInputError, match="no finite number"):
         compare_with_baseline(BASE, {**BASE, "kl_mean": value})
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"{" * 5000])
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"{" * 5000, b'{"kl_mean": NaN}'])
 def test_a_file_that_is_no_report_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "baseline.json"
     path.write_bytes(content)

@@ -141,7 +141,8 @@ def test_a_bad_gate_file_is_refused(tmp_path: Path, what: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b'{"absolute": {"kl_mean": NaN}}', b'{"absolute": {"kl_mean": Infinity}}', b"\xff\xfe", b"[" * 9999]
+    "content",
+    [b"", b"{", b'{"absolute": {"kl_mean": NaN}}', b'{"absolute": {"kl_mean": Infinity}}', b"\xff\xfe", b"[" * 9999],
 )
 def test_a_file_that_is_not_json_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "gate.json"

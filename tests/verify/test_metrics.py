@@ -120,10 +120,18 @@ def test_a_broken_artifact_is_infinitely_far_away(broken: float) -> None:
 
 
 def test_a_broken_original_is_an_error() -> None:
+    broken = np.array([[0, 1, 0], [0, np.nan, 0]], dtype=np.float32)
+    read = metrics.must_be_finite(lambda a, b: broken[a:b])
+    assert read(0, 1).shape == (1, 3)
+    with pytest.raises(BadInputError, match="original model"):
+        read(0, 2)
+
+
+def test_a_broken_simulation_agrees_with_nothing() -> None:
     rows = np.zeros((1, 3), dtype=np.float32)
     broken = np.array([[0, np.nan, 0]], dtype=np.float32)
-    with pytest.raises(BadInputError, match="original model"):
-        metrics.compare_rows(broken, rows, np.array([0]))
+    figures = metrics.summarise(metrics.compare_rows(broken, rows, np.array([0])), 0.1)
+    assert figures.kl_mean == math.inf
 
 
 def test_huge_logits_do_not_overflow() -> None:

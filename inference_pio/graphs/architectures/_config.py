@@ -1,4 +1,4 @@
-"""Reading the parts of config.json that decoders share: rotary embedding and layer types."""
+"""Reading the parts of config.json that decoders share: sizes, rotary embedding and layer types."""
 
 from __future__ import annotations
 
@@ -14,6 +14,29 @@ from inference_pio.graphs.blocks.rope import (
     llama3_frequencies,
 )
 
+MAX_FACTOR = 1024.0
+MAX_LAYERS, MAX_HEADS, MAX_HEAD_DIM, MAX_WIDTH, MAX_POSITIONS = 1024, 1024, 4096, 1 << 24, 1 << 27
+"""Far beyond every published model; larger numbers are damage, and would only be noticed by running out of memory."""
+
+
+def read_layers(config: ConfigReader) -> int:
+    """The number of layers."""
+    return config.need_int("num_hidden_layers", maximum=MAX_LAYERS)
+
+
+def read_heads(config: ConfigReader, hidden: int) -> tuple[int, int, int]:
+    """Query heads, key/value heads and the size of a head, which is `hidden / heads` where it is not given."""
+    heads = config.need_int("num_attention_heads", maximum=MAX_HEADS)
+    kv_heads = config.optional_int("num_key_value_heads", heads, maximum=MAX_HEADS)
+    if heads % kv_heads:
+        raise BadInputError(f"config.json: {heads} attention heads cannot share {kv_heads} key/value heads evenly")
+    head_dim = config.optional_int("head_dim", None, maximum=MAX_HEAD_DIM)
+    if head_dim is None and hidden % heads:
+        raise BadInputError(
+            f"config.json: hidden_size {hidden} is not a multiple of {heads} heads, and head_dim is absent"
+        )
+    return heads, kv_heads, head_dim or hidden // heads
+
 
 def read_rope(config: ConfigReader, dim: int, default_theta: float) -> tuple[RopeSpec, int]:
     """The rotary embedding of heads of size `dim`, and the number of positions it is good for.
@@ -23,13 +46,11 @@ def read_rope(config: ConfigReader, dim: int, default_theta: float) -> tuple[Rop
     own cache, so the context ends there.
     """
     if dim % 2:
-        raise BadInputError(
-            f"config.json: head size {dim} is odd, and a rotary embedding needs pairs of channels"
-        )
-    positions = config.need_int("max_position_embeddings")
+        raise BadInputError(f"config.json: head size {dim} is odd, and a rotary embedding needs pairs of channels")
+    positions = config.need_int("max_position_embeddings", maximum=MAX_POSITIONS)
     config.expect("partial_rotary_factor", 1, 1.0)
     top_theta = config.optional_float("rope_theta", default_theta, exclusive_minimum=1.0)
-    original = config.optional_int("original_max_position_embeddings", None)
+    original = config.optional_int("original_max_position_embeddings", None, maximum=MAX_POSITIONS)
     config.first_of("rope_scaling", "rope_parameters")
     section = config.section("rope_scaling") or config.section("rope_parameters")
     if section is None:
@@ -49,20 +70,19 @@ def _typed_rope(
         return _spec(dim, default_frequencies(dim, theta)), positions
     if kind == "linear":
         return _spec(
-            dim, linear_frequencies(dim, theta, section.need_float("factor", minimum=1.0))
+            dim, linear_frequencies(dim, theta, section.need_float("factor", minimum=1.0, maximum=MAX_FACTOR))
         ), positions
     if kind == "dynamic":
-        section.need_float("factor", minimum=1.0)
+        section.need_float("factor", minimum=1.0, maximum=MAX_FACTOR)
         return _spec(dim, default_frequencies(dim, theta)), positions
     trained = original or section.optional_int("original_max_position_embeddings", None) or positions
     section.ignore("original_max_position_embeddings")
     if kind == "llama3":
-        factor = section.need_float("factor", minimum=1.0)
-        low, high = section.need_float("low_freq_factor"), section.need_float("high_freq_factor")
+        factor = section.need_float("factor", minimum=1.0, maximum=MAX_FACTOR)
+        low = section.need_float("low_freq_factor", exclusive_minimum=0.0)
+        high = section.need_float("high_freq_factor", exclusive_minimum=0.0)
         if high <= low:
-            raise BadInputError(
-                f"config.json: high_freq_factor {high} must be larger than low_freq_factor {low}"
-            )
+            raise BadInputError(f"config.json: high_freq_factor {high} must be larger than low_freq_factor {low}")
         return _spec(dim, llama3_frequencies(dim, theta, factor, low, high, trained)), positions
     if kind == "yarn":
         yarn = _read_yarn(section, trained, positions)
@@ -75,11 +95,11 @@ def _typed_rope(
 
 def _read_yarn(section: ConfigReader, trained: int, positions: int) -> Yarn:
     return Yarn(
-        factor=section.optional_float("factor", None, minimum=1.0) or positions / trained,
+        factor=section.optional_float("factor", None, minimum=1.0, maximum=MAX_FACTOR) or positions / trained,
         original_context=trained,
-        beta_fast=section.optional_float("beta_fast", None, minimum=0.0) or 32.0,
-        beta_slow=section.optional_float("beta_slow", None, minimum=0.0) or 1.0,
-        attention_factor=section.optional_float("attention_factor", None, minimum=0.0),
+        beta_fast=section.optional_float("beta_fast", 32.0, minimum=1e-3),
+        beta_slow=section.optional_float("beta_slow", 1.0, minimum=1e-3),
+        attention_factor=section.optional_float("attention_factor", None, exclusive_minimum=0.0),
         mscale=section.optional_float("mscale", None),
         mscale_all_dim=section.optional_float("mscale_all_dim", None),
         truncate=section.optional_bool("truncate", True),

@@ -15,15 +15,11 @@ from inference_pio.graphs.source import WeightSource
 from inference_pio.graphs.spec import DecoderSpec
 from inference_pio.version import __version__
 
-AttentionBlock = Callable[
-    [GraphBuilder, WeightSource, DecoderSpec, ir.Value, str, int, AttentionInputs], ir.Value
-]
+AttentionBlock = Callable[[GraphBuilder, WeightSource, DecoderSpec, ir.Value, str, int, AttentionInputs], ir.Value]
 MlpBlock = Callable[[GraphBuilder, WeightSource, ir.Value, str, int, int], ir.Value]
 
 
-def build_decoder(
-    spec: DecoderSpec, source: WeightSource, attention: AttentionBlock, mlp: MlpBlock
-) -> ir.Model:
+def build_decoder(spec: DecoderSpec, source: WeightSource, attention: AttentionBlock, mlp: MlpBlock) -> ir.Model:
     """The canonical graph of a decoder.
 
     Inputs `input_ids`, `attention_mask`, `position_ids` (int64) and `past_key_values.N.key|value` (float32
@@ -53,9 +49,7 @@ def build_decoder(
     b.output(logits_BSV, "logits", ir.DataType.FLOAT, ["batch", "sequence_length", spec.vocab_size])
     b.graph.outputs.insert(0, b.graph.outputs.pop())
     source.close()
-    return ir.Model(
-        b.graph, ir_version=IR_VERSION, producer_name="inference-pio", producer_version=__version__
-    )
+    return ir.Model(b.graph, ir_version=IR_VERSION, producer_name="inference-pio", producer_version=__version__)
 
 
 def _layer(

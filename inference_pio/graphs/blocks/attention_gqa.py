@@ -71,9 +71,7 @@ def attention_gqa(
     mask = shared.masks[spec.windows[layer]]
     y_BSN, *present = b.ops("Attention", [q, k, v, mask, *past], attributes, 3)
     for value, kind in zip(present, ("key", "value"), strict=True):
-        b.output(
-            value, f"present.{layer}.{kind}", ir.DataType.FLOAT, ["batch", kv_heads, "total_length", dim]
-        )
+        b.output(value, f"present.{layer}.{kind}", ir.DataType.FLOAT, ["batch", kv_heads, "total_length", dim])
     return linear(b, source, y_BSN, f"{prefix}.o_proj", (spec.hidden_size, heads * dim), spec.output_bias)
 
 

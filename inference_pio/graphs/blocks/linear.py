@@ -30,9 +30,7 @@ def matmul_transposed(b: GraphBuilder, x_BSK: ir.Value, weight_NK: ir.Value) -> 
     return b.op("MatMul", [x_BSK, b.op("Transpose", [weight_NK], {"perm": [1, 0]})])
 
 
-def embedding(
-    b: GraphBuilder, source: WeightSource, ids_BS: ir.Value, name: str, shape: tuple[int, int]
-) -> ir.Value:
+def embedding(b: GraphBuilder, source: WeightSource, ids_BS: ir.Value, name: str, shape: tuple[int, int]) -> ir.Value:
     """Rows of the table `name` of `shape` (V, C) -> [B, S, C]."""
     table_VC = b.weight(f"{name}.weight", source.rows(f"{name}.weight", shape))
     return b.op("Gather", [table_VC, ids_BS], {"axis": 0})

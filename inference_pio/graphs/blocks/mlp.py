@@ -9,9 +9,7 @@ from inference_pio.graphs.builder import GraphBuilder
 from inference_pio.graphs.source import WeightSource
 
 
-def swiglu(
-    b: GraphBuilder, source: WeightSource, x_BSC: ir.Value, prefix: str, hidden: int, inner: int
-) -> ir.Value:
+def swiglu(b: GraphBuilder, source: WeightSource, x_BSC: ir.Value, prefix: str, hidden: int, inner: int) -> ir.Value:
     """`down(silu(gate(x)) * up(x))` -> [B, S, C] (Shazeer 2020, arXiv:2002.05202)."""
     gate_BSF = linear(b, source, x_BSC, f"{prefix}.gate_proj", (inner, hidden))
     up_BSF = linear(b, source, x_BSC, f"{prefix}.up_proj", (inner, hidden))

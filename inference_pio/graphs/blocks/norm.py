@@ -8,9 +8,7 @@ from inference_pio.graphs.builder import GraphBuilder
 from inference_pio.graphs.source import WeightSource
 
 
-def rms_norm(
-    b: GraphBuilder, source: WeightSource, x: ir.Value, name: str, size: int, epsilon: float
-) -> ir.Value:
+def rms_norm(b: GraphBuilder, source: WeightSource, x: ir.Value, name: str, size: int, epsilon: float) -> ir.Value:
     """`x / sqrt(mean(x^2) + epsilon) * weight` over the last axis of `size`; same shape as `x`."""
     weight = b.weight(f"{name}.weight", source.rows(f"{name}.weight", (size,)))
     attributes = {"axis": -1, "epsilon": epsilon, "stash_type": 1}

@@ -87,9 +87,7 @@ class Yarn:
 
     def frequencies(self, dim: int, theta: float) -> np.ndarray:
         """float32 [dim / 2]."""
-        low, high = (
-            self._correction(rotations, dim, theta) for rotations in (self.beta_fast, self.beta_slow)
-        )
+        low, high = (self._correction(rotations, dim, theta) for rotations in (self.beta_fast, self.beta_slow))
         if self.truncate:
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, dim - 1)

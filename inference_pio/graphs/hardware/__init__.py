@@ -20,8 +20,6 @@ def find_hardware(name: str, target: str) -> Hardware:
     for profile in profiles:
         if name == profile.name or (name == "auto" and target in profile.targets):
             if target not in profile.targets:
-                raise BadInputError(
-                    f"target {target} does not run on {name}: use {', '.join(profile.targets)}"
-                )
+                raise BadInputError(f"target {target} does not run on {name}: use {', '.join(profile.targets)}")
             return profile
     raise BadInputError(f"hardware '{name}' is not known: use auto or {', '.join(supported())}")

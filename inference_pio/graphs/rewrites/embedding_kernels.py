@@ -36,9 +36,7 @@ def check(match: Match, context: LoweringContext) -> None:
     if chosen.bits == 32:
         raise NoMatchError("the table stays float32")
     if chosen.quantized and chosen.gather_block(rows.tail[0]) is None:
-        raise NoMatchError(
-            f"no block size divides rows of {rows.tail[0]} elements, so the table stays float32"
-        )
+        raise NoMatchError(f"no block size divides rows of {rows.tail[0]} elements, so the table stays float32")
 
 
 def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:

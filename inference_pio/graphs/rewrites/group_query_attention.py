@@ -92,9 +92,7 @@ def _lengths(graph: ir.Graph) -> list[ir.Value]:
         mask_BT = next(value for value in graph.inputs if value.name == "attention_mask")
         with b.before(graph[0]), b.scope("lengths"):
             count_B = b.op("ReduceSum", [mask_BT, b.const([1])], {"keepdims": 0})
-            last_B = b.op(
-                "Cast", [b.op("Sub", [count_B, b.const(1)])], {"to": int(ir.DataType.INT32)}, name="last"
-            )
+            last_B = b.op("Cast", [b.op("Sub", [count_B, b.const(1)])], {"to": int(ir.DataType.INT32)}, name="last")
             total_1 = b.op("Shape", [mask_BT], {"start": 1, "end": 2})
             total = b.op("Cast", [b.op("Squeeze", [total_1])], {"to": int(ir.DataType.INT32)}, name="total")
         graph.meta["attention_lengths"] = [last_B, total]

@@ -44,9 +44,7 @@ class RewriteReport:
     refused: list[str] = field(default_factory=list)
 
 
-def apply_rewrite(
-    module: Rewrite, graph: ir.Graph, context: LoweringContext, required: bool
-) -> RewriteReport:
+def apply_rewrite(module: Rewrite, graph: ir.Graph, context: LoweringContext, required: bool) -> RewriteReport:
     """Apply a rewrite at every match; raises BadInputError with the trace when a required one has none."""
     report = RewriteReport(module.__name__.rsplit(".", 1)[-1])
     for node in list(graph):
@@ -77,11 +75,7 @@ def producer(value: ir.Value | None, op_type: str, domain: str = "") -> ir.Node 
 def only_consumer(value: ir.Value, op_type: str, domain: str = "") -> ir.Node | None:
     """The single node that reads `value`, when there is just one and it is an `op_type`."""
     readers = list(value.consumers())
-    if (
-        len(readers) != 1
-        or value.is_graph_output()
-        or (readers[0].op_type, readers[0].domain) != (op_type, domain)
-    ):
+    if len(readers) != 1 or value.is_graph_output() or (readers[0].op_type, readers[0].domain) != (op_type, domain):
         return None
     return readers[0]
 

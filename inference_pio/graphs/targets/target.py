@@ -38,7 +38,7 @@ class Target:
         """Lower a canonical model in place and say how often each rewrite matched."""
         reports = []
         for step in self.steps:
-            reports.append(apply_rewrite(step.rewrite, model.graph, context, step.required))  # type: ignore[arg-type]
+            reports.append(apply_rewrite(step.rewrite, model.graph, context, step.required))
             prune(model.graph)
         kept = [value for value in model.graph.inputs if list(value.uses())]
         del model.graph.inputs[:]
