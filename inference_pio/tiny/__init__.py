@@ -13,7 +13,5 @@ def tiny_checkpoint(model_type: str = "qwen3") -> Path:
     """Folder of the bundled checkpoint of this ``model_type``; BadInputError for one that is not bundled."""
     known = sorted(path.parent.name for path in _FOLDER.glob("*/config.json"))
     if model_type not in known:
-        raise BadInputError(
-            f"no tiny checkpoint for {model_type!r}: use one of {', '.join(known) or '(none)'}"
-        )
+        raise BadInputError(f"no tiny checkpoint for {model_type!r}: use one of {', '.join(known) or '(none)'}")
     return _FOLDER / model_type
