@@ -40,9 +40,7 @@ NOT_IN_FINGERPRINT = re.compile(
 DTYPES = {ir.DataType.FLOAT: "float32", ir.DataType.INT64: "int64", ir.DataType.INT32: "int32"}
 
 
-def copy_checkpoint_files(
-    source: Checkpoint, plan: ExportPlan, model: ir.Model, writer: ArtifactWriter
-) -> None:
+def copy_checkpoint_files(source: Checkpoint, plan: ExportPlan, model: ir.Model, writer: ArtifactWriter) -> None:
     """Tokenizer, licence and configuration files, and `genai_config.json` where it applies."""
     for file in (*source.tokenizer_files, *source.license_files):
         writer.add(file.name, file.read_bytes())
@@ -79,9 +77,7 @@ def make_manifest(
     kernels = {node.op_type for node in model.graph}
     return Manifest(
         producer=f"inference-pio {__version__}",
-        fingerprint=fingerprint(
-            {n: f for n, f in files.items() if not NOT_IN_FINGERPRINT.fullmatch(n)}, cache
-        ),
+        fingerprint=fingerprint({n: f for n, f in files.items() if not NOT_IN_FINGERPRINT.fullmatch(n)}, cache),
         model=ModelFacts(
             spec.model_type,
             _parameters(source, spec.layers),
@@ -118,9 +114,7 @@ def make_manifest(
             )
         ],
         cache=cache,
-        contract=Contract(
-            target.padding, target.compact_cache, target.shared_cache_buffer, "MatMulNBits" in kernels
-        ),
+        contract=Contract(target.padding, target.compact_cache, target.shared_cache_buffer, "MatMulNBits" in kernels),
         memory=Memory(files["model.onnx.data"].size, 2 * spec.layers * spec.kv_heads * spec.head_dim * 4),
         accuracy=None,
         files=dict(sorted(files.items())),

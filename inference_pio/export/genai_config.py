@@ -23,10 +23,7 @@ def genai_config(
     """The configuration, or None for an architecture without a parity test."""
     if spec.model_type not in GENAI_MODEL_TYPES:
         return None
-    eos = generation.get("eos_token_id", config.get("eos_token_id"))
-    first_eos = eos[0] if isinstance(eos, list) and eos else eos
-    pad = generation.get("pad_token_id", config.get("pad_token_id"))
-    bos = generation.get("bos_token_id", config.get("bos_token_id"))
+    top_k = generation.get("top_k")
     names = {
         "input_ids": "input_ids",
         "attention_mask": "attention_mask",
@@ -36,9 +33,7 @@ def genai_config(
     return {
         "model": {
             "type": spec.model_type,
-            "bos_token_id": first_eos if bos is None else bos,
-            "eos_token_id": eos,
-            "pad_token_id": first_eos if pad is None else pad,
+            **_special_ids(config, generation),
             "context_length": context_length,
             "vocab_size": spec.vocab_size,
             "decoder": {
@@ -66,7 +61,21 @@ def genai_config(
             "past_present_share_buffer": True,
             "repetition_penalty": float(generation.get("repetition_penalty") or 1.0),
             "temperature": float(generation.get("temperature") or 1.0),
-            "top_k": int(generation.get("top_k") or 50),
+            "top_k": min(int(50 if top_k is None else top_k), spec.vocab_size),
             "top_p": float(generation.get("top_p") or 1.0),
         },
     }
+
+
+def _special_ids(config: dict[str, Any], generation: dict[str, Any]) -> dict[str, Any]:
+    """The ids that are known; genai refuses null, and without an end-of-text id it runs to `max_length`.
+
+    The end-of-text ids are those that the runtime stops at: of generation_config.json alone where there is one.
+    """
+    eos = (generation or config).get("eos_token_id")
+    first_eos = next(iter(eos), None) if isinstance(eos, list) else eos
+    found = {"eos_token_id": eos}
+    for key in ("bos_token_id", "pad_token_id"):
+        values = (generation.get(key), config.get(key), first_eos)
+        found[key] = next((value for value in values if value is not None), None)
+    return {key: value for key, value in found.items() if value is not None}

@@ -61,9 +61,7 @@ def export(
             if verifier is not None:
                 manifest = _verified(manifest, writer, verifier, options.keep_failed)
             seconds = time.monotonic() - started
-            writer.add(
-                "build-report.json", build_report(needed, threads, rewrites, model, seconds), record=False
-            )
+            writer.add("build-report.json", build_report(needed, threads, rewrites, model, seconds), record=False)
             writer.commit(manifest.to_bytes())
     return Artifact.open(out)
 

@@ -50,9 +50,7 @@ class ExportPlan:
 
     def lowering(self) -> LoweringContext:
         """What the rewrites need to know."""
-        return LoweringContext(
-            self.spec, lambda tensor: self.recipe.format_of(tensor, self.spec), self.context_length
-        )
+        return LoweringContext(self.spec, lambda tensor: self.recipe.format_of(tensor, self.spec), self.context_length)
 
 
 @dataclass(frozen=True)
@@ -82,9 +80,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     config.finish()
     if options.layers is not None:
         if not 1 <= options.layers <= spec.layers:
-            raise BadInputError(
-                f"--layers {options.layers} is outside 1 to {spec.layers}, the layers of the model"
-            )
+            raise BadInputError(f"--layers {options.layers} is outside 1 to {spec.layers}, the layers of the model")
         spec = spec.truncated(options.layers)
     check_tokenizer(checkpoint, spec.vocab_size)
     context = _context_length(spec, options.context_length)
@@ -106,18 +102,14 @@ def _context_length(spec: DecoderSpec, asked: int | None) -> int:
 
 def estimate(model: ir.Model, threads: int) -> Estimate:
     """Memory and disk that writing the lowered `model` takes."""
-    values = [
-        v for v in model.graph.initializers.values() if recipe_of(v) is not None and v.const_value is not None
-    ]
+    values = [v for v in model.graph.initializers.values() if recipe_of(v) is not None and v.const_value is not None]
     side = max((v.const_value.nbytes for v in values if recipe_of(v).side), default=0)  # type: ignore[union-attr]
     chunks = (threads + 2) * CHUNK_COPIES * CHUNK_ELEMENTS * 4
     weights = data_bytes(model.graph)
     return Estimate(BASE_BYTES + chunks + 2 * side, weights, weights + OTHER_FILES_BYTES)
 
 
-def fit_resources(
-    model: ir.Model, plan: ExportPlan, out: Path, max_memory: int | None
-) -> tuple[Estimate, int]:
+def fit_resources(model: ir.Model, plan: ExportPlan, out: Path, max_memory: int | None) -> tuple[Estimate, int]:
     """The estimate and the number of threads that fits `max_memory`; raises ResourceLimitError with the need."""
     threads = plan.threads
     needed = estimate(model, threads)

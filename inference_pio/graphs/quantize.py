@@ -17,6 +17,7 @@ def quantize_blocks(rows_NK: np.ndarray, bits: int, block: int) -> tuple[np.ndar
     Returns data uint8 [N, blocks, block * bits / 8] (zero point 2^(bits-1), two 4-bit values to a byte, the first in
     the low half) and scales float32 [N, blocks]; a value is `(data - zero_point) * scale`. Eight bits use the scale
     max|w| / 127. Four bits map the block's largest magnitude to -8 exactly, sign included, so that all 16 levels serve.
+    A block whose scale is no normal float32 becomes zero: its inverse would be infinite.
     """
     rows, columns = rows_NK.shape
     blocks = -(-columns // block)
@@ -28,6 +29,7 @@ def quantize_blocks(rows_NK: np.ndarray, bits: int, block: int) -> tuple[np.ndar
         scales = np.maximum(high, -low) / np.float32(127)
     else:
         scales = np.where(high > -low, high, low) / np.float32(-8)
+    scales[np.abs(scales) < np.finfo(np.float32).tiny] = 0
     inverse = np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales != 0)
     zero, top = 1 << (bits - 1), (1 << bits) - 1
     scaled = values * inverse[:, :, None]

@@ -59,7 +59,9 @@ class Rows:
             first, last = max(start - offset, 0), min(stop - offset, rows)
             if first < last:
                 piece = self.read_rows(name, first, last)
-                if not math.isfinite(float(np.add.reduce(piece, axis=None, dtype=np.float64))):
+                with np.errstate(invalid="ignore"):  # of infinities of both signs
+                    total = float(np.add.reduce(piece, axis=None, dtype=np.float64))
+                if not math.isfinite(total):
                     raise BadInputError(
                         f"tensor '{name}' holds NaN or infinite values in rows {first} to {last - 1}: "
                         "the checkpoint is damaged, fetch or convert it again"
@@ -167,6 +169,12 @@ def lazy_initializer(name: str, dtype: ir.DataType, shape: tuple[int, ...], reci
 def recipe_of(value: ir.Value | None) -> Recipe | None:
     """The recipe of an initializer, or None for anything else."""
     return None if value is None else value.meta.get("recipe")
+
+
+def holds_rows(value: ir.Value | None, rank: int) -> bool:
+    """Whether an initializer of `rank` axes holds plain checkpoint rows."""
+    recipe = recipe_of(value)
+    return recipe is not None and isinstance(recipe.job, StoreRows) and len(recipe.job.rows.shape) == rank
 
 
 def stored_rows(value: ir.Value) -> Rows:

@@ -119,6 +119,8 @@ def read_layer_windows(config: ConfigReader, layers: int) -> tuple[int | None, .
     use_window = config.optional_bool("use_sliding_window", False)
     window = config.optional_int("sliding_window", None)
     first = config.optional_int("max_window_layers", 28, minimum=0)
+    if use_window and window is None:
+        raise BadInputError("config.json: sliding_window is missing, but use_sliding_window is set")
     if not use_window:
         window = None
     kinds = config.optional_list("layer_types", str)

@@ -12,8 +12,8 @@ import onnx_ir as ir
 from inference_pio.graphs.builder import MICROSOFT, GraphBuilder
 from inference_pio.graphs.quantize import QuantizeRows
 from inference_pio.graphs.rewrites.linear_kernels import half_table, shared_scales
-from inference_pio.graphs.rewrites.rewrite import LoweringContext, NoMatchError, replace
-from inference_pio.graphs.weights import Recipe, recipe_of, stored_rows
+from inference_pio.graphs.rewrites.rewrite import LoweringContext, NoMatchError, attribute, replace
+from inference_pio.graphs.weights import Recipe, holds_rows, stored_rows
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,11 @@ class Match:
 
 
 def pattern(node: ir.Node) -> Match | None:
-    """`Gather(initializer, ids)`."""
-    table = node.inputs[0] if (node.op_type, node.domain) == ("Gather", "") else None
-    return Match(node, table) if table is not None and recipe_of(table) is not None else None
+    """`Gather(rows of the checkpoint, ids)` along axis 0."""
+    if (node.op_type, node.domain) != ("Gather", "") or attribute(node, "axis", 0) != 0:
+        return None
+    table = node.inputs[0]
+    return Match(node, table) if table is not None and holds_rows(table, rank=2) else None
 
 
 def check(match: Match, context: LoweringContext) -> None:

@@ -28,7 +28,6 @@ class Match:
 
     attention: ir.Node
     rotations: tuple[ir.Node, ir.Node]
-    window: int | None
 
 
 def pattern(node: ir.Node) -> Match | None:
@@ -38,7 +37,7 @@ def pattern(node: ir.Node) -> Match | None:
     rotations = [producer(value, "RotaryEmbedding") for value in node.inputs[:2]]
     if rotations[0] is None or rotations[1] is None:
         return None
-    return Match(node, (rotations[0], rotations[1]), _window(node.inputs[3]))
+    return Match(node, (rotations[0], rotations[1]))
 
 
 def check(match: Match, context: LoweringContext) -> None:
@@ -51,6 +50,9 @@ def check(match: Match, context: LoweringContext) -> None:
             raise NoMatchError("interleaved rotary pairs")
         if attribute(rotation, "rotary_embedding_dim", 0):
             raise NoMatchError("partial rotary embedding")
+        if not _same_angles(rotation, context):
+            raise NoMatchError("rotary angles other than the model's")
+    _window(match.attention.inputs[3])
     if context.spec.head_dim % 16:
         raise NoMatchError(
             f"head size {context.spec.head_dim} is not a multiple of 16, which the operator's rotary embedding needs"
@@ -69,7 +71,7 @@ def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:
         "scale": attribute(match.attention, "scale"),
         "do_rotary": 1,
         "rotary_interleaved": 0,
-        "local_window_size": -1 if match.window is None else match.window,
+        "local_window_size": _window(match.attention.inputs[3]) or -1,
     }
     with b.before(match.attention):
         outputs = b.ops(
@@ -119,12 +121,32 @@ class _Table:
         return self.table(self.function, start, stop)  # type: ignore[operator]
 
 
+def _same_angles(rotation: ir.Node, context: LoweringContext) -> bool:
+    """Whether a rotation is by `Cos(positions * frequencies)`, perhaps scaled, with the frequencies of the model."""
+    scaled = producer(rotation.inputs[1], "Mul")
+    cos = producer(scaled.inputs[0] if scaled else rotation.inputs[1], "Cos")
+    angles = producer(cos.inputs[0], "Mul") if cos else None
+    frequencies = _constant(angles.inputs[1]) if angles else None
+    return frequencies is not None and np.array_equal(
+        frequencies.reshape(-1), np.array(context.spec.rope.inverse_frequencies, np.float32)
+    )
+
+
 def _window(mask: ir.Value | None) -> int | None:
-    """The window that a canonical mask was made with: `And(And(causal, key > query - window), valid)`."""
+    """The window of a canonical mask, `And(causal, valid)` or `And(And(causal, key > query - window), valid)`.
+
+    None when it sees everything before; raises NoMatchError for any other mask.
+    """
     both = producer(mask, "And")
     inner = producer(both.inputs[0], "And") if both else None
     greater = producer(inner.inputs[1], "Greater") if inner else None
     oldest = producer(greater.inputs[1], "Sub") if greater else None
-    if oldest is None or oldest.inputs[1] is None or oldest.inputs[1].const_value is None:
-        return None
-    return int(oldest.inputs[1].const_value.numpy())
+    window = _constant(oldest.inputs[1]) if oldest else None
+    causal = inner.inputs[0] if inner else both.inputs[0] if both else None
+    if producer(causal, "LessOrEqual") is None or (inner is not None and window is None):
+        raise NoMatchError("the mask is neither causal nor a causal window")
+    return None if window is None else int(window)
+
+
+def _constant(value: ir.Value | None) -> np.ndarray | None:
+    return None if value is None or value.const_value is None else value.const_value.numpy()

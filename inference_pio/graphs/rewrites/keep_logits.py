@@ -23,7 +23,7 @@ class Match:
 def pattern(node: ir.Node) -> Match | None:
     """The linear layer whose result is the graph output `logits`."""
     head = match_linear(node)
-    return Match(head) if head is not None and head.output.is_graph_output() else None
+    return Match(head) if head is not None and head.output.is_graph_output() and head.output.name == "logits" else None
 
 
 def check(match: Match, context: LoweringContext) -> None:

@@ -47,7 +47,7 @@ def _blocks(b: GraphBuilder, match: LinearMatch, rows: Rows, chosen: WeightForma
     job = QuantizeRows(rows, chosen.bits, block)
     name, count = str(match.weight.name), job.blocks
     shape = (rows.count, count, block * chosen.bits // 8)
-    data = b.lazy(f"{name}.blocks", ir.DataType.UINT8, shape, Recipe(job, sources=rows.parts))
+    data = stored_once(b, f"{name}.blocks", ir.DataType.UINT8, shape, Recipe(job, sources=rows.parts))
     scales = shared_scales(b, f"{name}.scales", job)
     attributes = {
         "K": columns,
@@ -71,16 +71,18 @@ def _floats(b: GraphBuilder, match: LinearMatch, rows: Rows, chosen: WeightForma
 
 def shared_scales(b: GraphBuilder, name: str, job: QuantizeRows) -> ir.Value:
     """The float32 [N, blocks] scales of `job`, stored once however many nodes read them."""
-    if name not in b.graph.initializers:
-        shape = (job.rows.count, job.blocks)
-        b.lazy(name, ir.DataType.FLOAT, shape, Recipe(job, side=True))
-    return b.graph.initializers[name]
+    return stored_once(b, name, ir.DataType.FLOAT, (job.rows.count, job.blocks), Recipe(job, side=True))
 
 
 def half_table(b: GraphBuilder, rows: Rows) -> ir.Value:
     """The rows as a float16 initializer, stored once."""
     name = f"{rows.label}.float16" if len(rows.parts) == 1 else f"{rows.parts[0][0]}.packed.float16"
+    recipe = Recipe(StoreRows(rows, ir.DataType.FLOAT16), sources=rows.parts)
+    return stored_once(b, name, ir.DataType.FLOAT16, rows.shape, recipe)
+
+
+def stored_once(b: GraphBuilder, name: str, dtype: ir.DataType, shape: tuple[int, ...], recipe: Recipe) -> ir.Value:
+    """The initializer `name`, made by `recipe` when it is not there yet."""
     if name not in b.graph.initializers:
-        recipe = Recipe(StoreRows(rows, ir.DataType.FLOAT16), sources=rows.parts)
-        b.lazy(name, ir.DataType.FLOAT16, rows.shape, recipe)
+        b.lazy(name, dtype, shape, recipe)
     return b.graph.initializers[name]

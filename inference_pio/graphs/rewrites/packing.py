@@ -10,14 +10,22 @@ from inference_pio.graphs.weights import stored_rows
 
 
 def check_packable(linears: tuple[LinearMatch, ...], context: LoweringContext) -> None:
-    """Raise NoMatchError unless the layers agree in bias, sharing and weight format."""
+    """Raise NoMatchError unless the layers are different ones that agree in bias, sharing and weight format."""
+    if len({linear.nodes[0] for linear in linears}) != len(linears):
+        raise NoMatchError("one layer stands in two roles")
     if len({linear.bias is None for linear in linears}) != 1:
         raise NoMatchError("some of the layers have a bias and some have none")
-    if any(len(list(linear.weight.uses())) != 1 for linear in linears):
+    if any(_is_shared(linear) for linear in linears):
         raise NoMatchError("a weight is used elsewhere too")
     names = [name for linear in linears for name, _ in stored_rows(linear.weight).parts]
     if len({context.format_of(name) for name in names}) != 1:
         raise NoMatchError("the layers have different weight formats")
+
+
+def _is_shared(linear: LinearMatch) -> bool:
+    """Whether another node reads the weight, as it stands or transposed."""
+    transposed = linear.nodes[0].inputs[1]
+    return transposed is None or len(list(linear.weight.uses())) != 1 or len(list(transposed.uses())) != 1
 
 
 def pack(graph: ir.Graph, linears: tuple[LinearMatch, ...], name: str) -> None:

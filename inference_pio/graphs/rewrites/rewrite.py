@@ -11,6 +11,7 @@ import onnx_ir as ir
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.formats import FormatOf
 from inference_pio.graphs.spec import DecoderSpec
+from inference_pio.graphs.weights import holds_rows, stored_rows
 
 
 class NoMatchError(Exception):
@@ -106,7 +107,7 @@ def prune(graph: ir.Graph) -> None:
 
 @dataclass(frozen=True)
 class LinearMatch:
-    """`MatMul(x, Transpose(weight))`, perhaps followed by `Add(bias)`."""
+    """`MatMul(x, Transpose(weight))`, perhaps followed by `Add(bias)`; both hold rows of the checkpoint."""
 
     x: ir.Value
     weight: ir.Value
@@ -122,10 +123,14 @@ def match_linear(node: ir.Node) -> LinearMatch | None:
     transpose = producer(node.inputs[1], "Transpose")
     if transpose is None or list(attribute(transpose, "perm", [])) != [1, 0]:
         return None
-    weight = transpose.inputs[0]
-    if weight is None or not weight.is_initializer():
+    x, weight = node.inputs[0], transpose.inputs[0]
+    if x is None or weight is None or not holds_rows(weight, rank=2):
         return None
     add = only_consumer(node.outputs[0], "Add")
-    bias = next((v for v in add.inputs if v is not None and v.is_initializer()), None) if add else None
+    bias = next((v for v in add.inputs if v is not None and _is_bias(v, weight)), None) if add else None
     last = add if bias is not None and add is not None else node
-    return LinearMatch(node.inputs[0], weight, bias, tuple(dict.fromkeys((node, last))), last.outputs[0])
+    return LinearMatch(x, weight, bias, tuple(dict.fromkeys((node, last))), last.outputs[0])
+
+
+def _is_bias(value: ir.Value, weight: ir.Value) -> bool:
+    return holds_rows(value, rank=1) and stored_rows(value).count == stored_rows(weight).count
