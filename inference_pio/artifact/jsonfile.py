@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from inference_pio.artifact.strict_json import parse_json_object
 from inference_pio.errors import BadInputError
 
 MAX_JSON_BYTES = 64 << 20
@@ -18,16 +19,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise BadInputError(f"{path.name} has {size} bytes, more than any such file needs: it is damaged")
-        value = json.loads(path.read_bytes().decode("utf-8"))
+        return parse_json_object(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise BadInputError(f"{path} does not exist") from None
     except OSError as error:
         raise BadInputError(f"{path} cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise BadInputError(f"{path} is not valid JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise BadInputError(f"{path} must hold a JSON object")
-    return value
 
 
 def json_bytes(value: object) -> bytes:
@@ -39,4 +35,4 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees the old or the new one, never half."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(data)
-    os.replace(temporary, path)
+    temporary.replace(path)

@@ -25,7 +25,7 @@ class HashedFile:
     """A file being written whose SHA-256 grows with it."""
 
     def __init__(self, path: Path) -> None:
-        self._file: BinaryIO = open(path, "xb", buffering=0)
+        self._file: BinaryIO = open(path, "xb", buffering=0)  # noqa: SIM115 (closed by `close`)
         self._digest = hashlib.sha256()
         self.size = 0
 
@@ -69,6 +69,7 @@ class ArtifactWriter:
         self._lock = -1
 
     def __enter__(self) -> ArtifactWriter:
+        _recover(self.out)
         refuse_existing(self.out, self._force)
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +123,7 @@ class ArtifactWriter:
             _exchange(self.folder, self.out)
             shutil.rmtree(self.folder)
         else:
-            os.rename(self.folder, self.out)
+            self.folder.rename(self.out)
         parent = os.open(self.out.parent, os.O_RDONLY)
         os.fsync(parent)
         os.close(parent)
@@ -161,9 +162,21 @@ def _exchange(new: Path, old: Path) -> None:
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is not None and rename(AT_FDCWD, os.fsencode(new), AT_FDCWD, os.fsencode(old), RENAME_EXCHANGE) == 0:
         return
-    aside = old.with_name(f".{old.name}.old")
-    if aside.exists():
+    aside = _aside(old)
+    old.rename(aside)
+    new.rename(old)
+    aside.rename(new)
+
+
+def _aside(out: Path) -> Path:
+    """Where an old artifact waits for a moment on systems that cannot swap two folders."""
+    return out.with_name(f".{out.name}.old")
+
+
+def _recover(out: Path) -> None:
+    """Undo or finish a swap that a killed process left half done."""
+    aside = _aside(out)
+    if aside.is_dir() and not out.exists():
+        aside.rename(out)
+    elif aside.is_dir():
         shutil.rmtree(aside)
-    os.rename(old, aside)
-    os.rename(new, old)
-    os.rename(aside, new)

@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference_pio.checkpoint.files import hash_files, reason
+from inference_pio.artifact.printable import listed, printable
+from inference_pio.checkpoint.files import hash_files, read_json_object, reason
 from inference_pio.checkpoint.location import find_folder
-from inference_pio.checkpoint.printable import listed, printable
 from inference_pio.checkpoint.safetensors import TensorInfo, TensorReader
-from inference_pio.checkpoint.strict_json import read_json_object
 from inference_pio.checkpoint.weight_files import find_weights
 from inference_pio.errors import BadInputError
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, TypeVar, overload
 
+from inference_pio.artifact.printable import listed, printable
 from inference_pio.checkpoint.harmless_keys import HARMLESS_KEYS
-from inference_pio.checkpoint.printable import listed, printable
 from inference_pio.errors import BadInputError
 
 __all__ = ["HARMLESS_KEYS", "ConfigReader"]

@@ -7,8 +7,10 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from inference_pio.checkpoint.printable import printable
+from inference_pio.artifact.printable import printable
+from inference_pio.artifact.strict_json import parse_json_object
 from inference_pio.errors import BadInputError
 
 HASH_CHUNK_BYTES = 8_000_000
@@ -104,3 +106,8 @@ def _size(path: Path) -> int:
 def reason(fault: OSError | ValueError) -> str:
     """The system's own words for a failed call, without the path."""
     return (fault.strerror if isinstance(fault, OSError) else None) or str(fault)
+
+
+def read_json_object(path: Path, limit: int) -> dict[str, Any]:
+    """The JSON object in a file of at most `limit` bytes; anything else raises `BadInputError` naming it."""
+    return parse_json_object(read_small(path, limit), printable(path.name))

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from inference_pio.checkpoint.printable import listed, printable
+from inference_pio.artifact.printable import listed, printable
 from inference_pio.checkpoint.safetensors import FLOAT_DTYPES, TensorInfo
 from inference_pio.errors import BadInputError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from inference_pio.artifact.printable import printable
 from inference_pio.checkpoint.files import read_small, reason
-from inference_pio.checkpoint.printable import printable
 from inference_pio.errors import BadInputError
 
 # What the hub accepts as `organisation/name`, or as one of the few names without an organisation.

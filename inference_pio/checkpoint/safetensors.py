@@ -11,8 +11,8 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from inference_pio.artifact.printable import printable
 from inference_pio.checkpoint.files import open_regular, read_exactly
-from inference_pio.checkpoint.printable import printable
 from inference_pio.checkpoint.safetensors_header import TensorInfo, read_header
 from inference_pio.errors import BadInputError
 

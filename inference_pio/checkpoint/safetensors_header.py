@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inference_pio.artifact.printable import printable
+from inference_pio.artifact.strict_json import parse_json_object
 from inference_pio.checkpoint.files import open_regular, read_exactly
-from inference_pio.checkpoint.printable import printable
-from inference_pio.checkpoint.strict_json import parse_json_object
 from inference_pio.errors import BadInputError
 
 # Ten times the largest published header; parsing a hostile one costs about 30 bytes of memory per byte.

@@ -10,9 +10,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from inference_pio.checkpoint.printable import listed, printable
+from inference_pio.artifact.printable import listed, printable
+from inference_pio.checkpoint.files import read_json_object
 from inference_pio.checkpoint.safetensors_header import MAX_HEADER_BYTES, TensorInfo, read_header
-from inference_pio.checkpoint.strict_json import read_json_object
 from inference_pio.errors import BadInputError
 
 SINGLE_FILE = "model.safetensors"

@@ -1,4 +1,4 @@
-from inference_pio.checkpoint.printable import listed, printable
+from inference_pio.artifact.printable import listed, printable
 
 
 def test_control_characters_and_surrogates_are_escaped() -> None:

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from inference_pio.checkpoint.strict_json import MAX_DEPTH, parse_json_object, read_json_object
+from inference_pio.artifact.strict_json import MAX_DEPTH, parse_json_object
+from inference_pio.checkpoint.files import read_json_object
 from inference_pio.errors import BadInputError
 
 

@@ -8,21 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
-from inference_pio.checkpoint.files import read_small
-from inference_pio.checkpoint.printable import printable
+from inference_pio.artifact.printable import printable
 from inference_pio.errors import BadInputError
 
 MAX_DEPTH = 64
 # Longer than any integer a checkpoint can mean, short enough that converting it costs nothing.
 MAX_DIGITS = 100
-
-
-def read_json_object(path: Path, limit: int) -> dict[str, Any]:
-    """The JSON object in a file of at most `limit` bytes; anything else raises `BadInputError` naming it."""
-    return parse_json_object(read_small(path, limit), printable(path.name))
 
 
 def parse_json_object(raw: bytes, where: str) -> dict[str, Any]:
