@@ -1,0 +1,63 @@
+"""What a process that only runs artifacts loads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+FORBIDDEN = "torch transformers onnx onnx_ir onnxscript"
+
+GENERATE = f"""
+import sys
+from inference_pio.runtime import Engine, SamplingParams
+before = set("{FORBIDDEN} onnxruntime tokenizers jinja2".split()) & set(sys.modules)
+assert not before, before
+with Engine.open(sys.argv[1]) as engine:
+    result = engine.generate("import os", SamplingParams(max_new_tokens=5, temperature=0))
+    assert result.token_ids
+    engine.chat([{{"role": "user", "content": "hi"}}], SamplingParams(max_new_tokens=2))
+after = set("{FORBIDDEN}".split()) & set(sys.modules)
+assert not after, after
+print(list(result.token_ids))
+"""
+
+
+def test_no_heavy_module_is_loaded(tiny_artifact):
+    done = subprocess.run(
+        [sys.executable, "-c", GENERATE, str(tiny_artifact("int8"))], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_clean_environment(tiny_artifact, tmp_path):
+    """Only the runtime's dependencies, installed from the repository, generate the same tokens."""
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    constraints = REPOSITORY / "constraints.txt"
+    install = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(constraints)]
+    subprocess.run([*install, str(REPOSITORY)], check=True)
+    artifact = str(tiny_artifact("int8"))
+    without = subprocess.run(
+        [str(tmp_path / "env" / "bin" / "inference-pio"), "generate", artifact, "-p", "import os"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert without.returncode == 2 and "inference-pio[cpu]" in without.stderr
+    subprocess.run([*install, f"{REPOSITORY}[cpu]"], check=True)
+    listed = subprocess.run([str(python), "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout
+    assert not {line.split()[0].lower() for line in listed.splitlines()} & {*FORBIDDEN.split(), "onnx-ir"}
+    script = tmp_path / "generate.py"
+    script.write_text(GENERATE)
+    clean = subprocess.run(
+        [str(python), str(script), artifact], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert clean.returncode == 0, clean.stderr
+    here = subprocess.run([sys.executable, "-c", GENERATE, artifact], capture_output=True, text=True, check=True)
+    assert clean.stdout == here.stdout
