@@ -25,37 +25,43 @@ def hash_file(path: Path) -> FileHash:
     return FileHash(digest.hexdigest(), size)
 
 
+Stamp = dict[str, object]
+
+
 class StampCache:
-    """Remembers, in a private folder, that a file had a given hash when it had this size, time and inode."""
+    """Remembers, in a private folder, that a file had a given hash when it had this size, these times and inode."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "stamps"
 
-    def trusts(self, path: Path, expected: FileHash) -> bool:
-        """Whether `path` was found to have the hash `expected` and has not been touched since."""
-        try:
-            stamp = json.loads(self._stamp_path(path).read_text())
-        except (OSError, ValueError):
-            return False
-        return stamp == self._stamp(path, expected)
+    def stamp(self, path: Path, expected: FileHash) -> Stamp:
+        """What says that `path` has the hash `expected` as it stands now; take it before hashing the file.
 
-    def remember(self, path: Path, expected: FileHash) -> None:
-        """Note that `path` has the hash `expected`; a cache folder that cannot be written is no error."""
-        try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomically(self._stamp_path(path), json_bytes(self._stamp(path, expected)))
-        except OSError:
-            return
-
-    def _stamp_path(self, path: Path) -> Path:
-        return self._folder / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()}.json"
-
-    def _stamp(self, path: Path, expected: FileHash) -> dict[str, object]:
+        The time of the last change to the inode is part of it, because the time of the last write can be set back.
+        """
         status = path.stat()
         return {
-            "path": str(path.resolve()),
             "sha256": expected.sha256,
             "size": status.st_size,
             "mtime_ns": status.st_mtime_ns,
+            "ctime_ns": status.st_ctime_ns,
             "inode": status.st_ino,
         }
+
+    def trusts(self, path: Path, stamp: Stamp) -> bool:
+        """Whether `stamp` was remembered for `path`."""
+        try:
+            return bool(json.loads(self._place(path).read_bytes()) == stamp)
+        except (OSError, ValueError, RecursionError):
+            return False
+
+    def remember(self, path: Path, stamp: Stamp) -> None:
+        """Note that the hash in `stamp` was found right; a cache folder that cannot be written is no error."""
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomically(self._place(path), json_bytes(stamp))
+        except OSError:
+            return
+
+    def _place(self, path: Path) -> Path:
+        return self._folder / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()}.json"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from inference_pio.artifact.printable import printable
+
 TYPES: dict[str, type | tuple[type, ...]] = {
     "object": dict,
     "array": list,
@@ -20,7 +22,7 @@ def validate(value: Any, schema: dict[str, Any], where: str = "manifest") -> str
     """The first thing in `value` that breaks `schema`, or None.
 
     Knows type, enum, const, minimum, pattern, properties, required, additionalProperties, propertyNames, items and
-    minItems.
+    minItems. Unlike JSON Schema it takes 1.0 for no integer, because Python does not either.
     """
     return (
         _check_type(value, schema, where)
@@ -63,9 +65,10 @@ def _check_object(value: Any, schema: dict[str, Any], where: str) -> str | None:
         if problem:
             return problem
         if key not in properties and others is False:
-            return f"{where} has an unknown entry '{key}'"
+            return f"{where} has an unknown entry {printable(key)}"
         rule = properties.get(key, others)
-        problem = validate(item, rule, f"{where}.{key}") if isinstance(rule, dict) else None
+        place = f"{where}.{key}" if key in properties else f"{where}[{printable(key)}]"
+        problem = validate(item, rule, place) if isinstance(rule, dict) else None
         if problem:
             return problem
     return None

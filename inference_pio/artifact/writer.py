@@ -48,9 +48,12 @@ class HashedFile:
         return self.size
 
     def close(self) -> FileHash:
-        """Flush to the disk and return the hash."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Flush to the disk and return the hash; raises as `write` does."""
+        try:
+            os.fsync(self._file.fileno())
+            self._file.close()
+        except OSError as error:
+            raise disk_error(error) from error
         return FileHash(self._digest.hexdigest(), self.size)
 
 
@@ -62,28 +65,38 @@ class ArtifactWriter:
     """
 
     def __init__(self, out: Path, force: bool) -> None:
-        self.out = out
+        # "." has no name to put a sibling beside; a link must stay one, to be refused.
+        self.out = Path(os.path.abspath(out))  # noqa: PTH100
         self.files: dict[str, FileHash] = {}
-        self.folder = out.with_name(f".{out.name}.partial")
+        self.folder = self.out.with_name(f".{self.out.name}.partial")
         self._force = force
         self._lock = -1
 
     def __enter__(self) -> ArtifactWriter:
-        _recover(self.out)
         refuse_existing(self.out, self._force)
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             self.folder.mkdir(exist_ok=True)
-            self._lock = os.open(self.folder, os.O_RDONLY)
+            self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError as error:
-            raise BadInputError(f"cannot write beside {self.out}: {error.strerror}") from None
+            raise disk_error(error, f"cannot write beside {self.out}") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(self._lock), self.folder.stat()):
+                raise BlockingIOError  # the folder was renamed or replaced before the lock was ours
         except OSError:
             os.close(self._lock)
             raise BadInputError(f"another export is writing {self.out}: wait for it or choose another -o") from None
-        for stale in self.folder.iterdir():
-            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+        try:
+            _recover(self.out)
+            refuse_existing(self.out, self._force)  # now that nobody else is at it
+            _clear(self.folder)
+        except OSError as error:
+            os.close(self._lock)
+            raise disk_error(error, f"cannot clear {self.folder}") from None
+        except BadInputError:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def create(self, name: str) -> HashedFile:
@@ -108,25 +121,31 @@ class ArtifactWriter:
     @contextmanager
     def provisional(self, manifest: bytes) -> Iterator[None]:
         """Let the unfinished folder open as an artifact with `manifest` for a while."""
-        path = self.folder / MANIFEST_NAME
-        path.write_bytes(manifest)
+        self.add(MANIFEST_NAME, manifest, record=False)
         try:
             yield
         finally:
-            path.unlink()
+            (self.folder / MANIFEST_NAME).unlink()
 
     def commit(self, manifest: bytes) -> None:
-        """Write the manifest and put the folder at `out`; an old artifact there is removed afterwards."""
+        """Write the manifest and put the folder at `out`; an old artifact there is removed afterwards.
+
+        Raises BadInputError when something came to stand at `out` meanwhile that must not be replaced.
+        """
         self.add(MANIFEST_NAME, manifest, record=False)
-        os.fsync(self._lock)
-        if self.out.exists():
-            _exchange(self.folder, self.out)
-            shutil.rmtree(self.folder)
-        else:
-            self.folder.rename(self.out)
-        parent = os.open(self.out.parent, os.O_RDONLY)
-        os.fsync(parent)
-        os.close(parent)
+        refuse_existing(self.out, self._force)
+        try:
+            os.fsync(self._lock)
+            if self.out.exists():
+                _exchange(self.folder, self.out)
+                shutil.rmtree(self.folder)
+            else:
+                self.folder.rename(self.out)
+            parent = os.open(self.out.parent, os.O_RDONLY)
+            os.fsync(parent)
+            os.close(parent)
+        except OSError as error:
+            raise disk_error(error) from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -138,23 +157,40 @@ class ArtifactWriter:
 
 def refuse_existing(out: Path, force: bool) -> None:
     """Raise BadInputError when `out` exists and must not be replaced."""
+    try:
+        problem = _obstacle(out, force)
+    except OSError as error:
+        problem = f"{out} cannot be used: {error.strerror}"
+    if problem is not None:
+        raise BadInputError(f"{problem}: choose another -o")
+
+
+def _obstacle(out: Path, force: bool) -> str | None:
     if not out.exists() and not out.is_symlink():
-        return
+        return None
     if not force:
-        raise BadInputError(f"{out} exists: choose another -o, or replace it with --force")
+        return f"{out} exists, and is replaced only with --force"
     if out.is_symlink() or not out.is_dir():
-        raise BadInputError(f"{out} is not a folder, and --force replaces only artifacts")
+        return f"{out} is not a folder, and --force replaces only artifacts"
     if not (out / MANIFEST_NAME).is_file() and any(out.iterdir()):
-        raise BadInputError(f"{out} is not an artifact, and --force replaces only artifacts: choose another -o")
+        return f"{out} is not an artifact, and --force replaces only artifacts"
+    return None
 
 
-def disk_error(error: OSError) -> Exception:
+def disk_error(error: OSError, what: str = "writing the artifact failed") -> Exception:
     """The error to report for a failed write."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return ResourceLimitError(
-            f"writing the artifact failed: {error.strerror}; free some space or choose another -o"
-        )
-    return BadInputError(f"writing the artifact failed: {error.strerror}")
+        return ResourceLimitError(f"{what}: {error.strerror}; free some space or choose another -o")
+    return BadInputError(f"{what}: {error.strerror}")
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a killed process left in `folder`."""
+    for stale in folder.iterdir():
+        if stale.is_dir() and not stale.is_symlink():
+            shutil.rmtree(stale)
+        else:
+            stale.unlink()
 
 
 def _exchange(new: Path, old: Path) -> None:
@@ -176,7 +212,9 @@ def _aside(out: Path) -> Path:
 def _recover(out: Path) -> None:
     """Undo or finish a swap that a killed process left half done."""
     aside = _aside(out)
-    if aside.is_dir() and not out.exists():
-        aside.rename(out)
-    elif aside.is_dir():
+    if aside.is_symlink() or not (aside / MANIFEST_NAME).is_file():
+        return
+    if out.exists():
         shutil.rmtree(aside)
+    else:
+        aside.rename(out)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from inference_pio.artifact.jsonfile import read_json_object
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.formats import BLOCK_SIZES, FP16, FP32, WeightFormat
 from inference_pio.graphs.spec import DecoderSpec
@@ -81,16 +80,11 @@ def find_recipe(name_or_file: str, target: str) -> Recipe:
 
 def _read_recipe(path: Path) -> tuple[Recipe, str]:
     """A recipe file: {"base": NAME, "block_size": N, "overrides": {"PATTERN": "FORMAT", ...}}."""
-    try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInputError(f"recipe {path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        raise BadInputError(f"recipe {path} is not valid JSON") from None
-    if not isinstance(values, dict) or set(values) - {"base", "block_size", "overrides"} or "base" not in values:
+    values = read_json_object(path)
+    if set(values) - {"base", "block_size", "overrides"} or "base" not in values:
         raise BadInputError(f'recipe {path} must be an object with "base" and perhaps "block_size" and "overrides"')
     base, overrides, block_size = values["base"], values.get("overrides", {}), values.get("block_size")
-    if base not in RECIPES:
+    if not isinstance(base, str) or base not in RECIPES:
         raise BadInputError(f"recipe {path}: base must be one of {', '.join(RECIPES)}")
     if not isinstance(overrides, dict) or not all(isinstance(v, str) for v in overrides.values()):
         raise BadInputError(f"recipe {path}: overrides must map tensor patterns to formats")

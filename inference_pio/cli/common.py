@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
@@ -30,7 +31,10 @@ class Size(click.ParamType):
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?", str(value).strip().upper())
         if match is None or match[2] == "I":
             self.fail(f"'{value}' is not a size: write 3GB, 512MiB or a number of bytes", param, ctx)
-        return int(float(match[1]) * _UNITS[match[2]])
+        size = float(match[1]) * _UNITS[match[2]]
+        if not math.isfinite(size):
+            self.fail(f"'{value}' is larger than any memory", param, ctx)
+        return int(size)
 
 
 SIZE = Size()

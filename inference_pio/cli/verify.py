@@ -15,25 +15,10 @@ from inference_pio.cli.export import locate
 from inference_pio.errors import GateFailedError
 from inference_pio.verify import Report, VerifyOptions, estimate, verify
 
-RECORDED = (
-    "kl_mean",
-    "kl_p99",
-    "kl_max",
-    "top1_agreement",
-    "top1_agreement_clear",
-    "top5_agreement",
-    "perplexity",
-    "reference_perplexity",
-    "perplexity_ratio",
-    "max_logit_difference",
-    "positions",
-)
-"""Metrics of a report that go into the manifest."""
-
 
 @click.command("verify")
 @click.argument("artifact", type=FOLDER)
-@click.option("--against", "checkpoint", required=True, metavar="CHECKPOINT", help="The original: folder or hub id.")
+@click.option("--against", "checkpoint", metavar="CHECKPOINT", help="The original: a folder or a hub id.")
 @click.option("--text", type=FILE, help="UTF-8 text to compare on; the bundled held-out text by default.")
 @click.option("--gate", metavar="NAME|FILE", help="The gate to pass; by the artifact's recipe by default.")
 @click.option("--baseline", type=FILE, help="An earlier JSON report that must not be undercut.")
@@ -47,10 +32,10 @@ RECORDED = (
 @click.option("--html", type=FILE, help="Write a self-contained page with plots.")
 @json_option
 def command(
-    artifact: Path, checkpoint: str, html: Path | None, json_out: str | None, no_simulation: bool, **values: Any
+    artifact: Path, checkpoint: str | None, html: Path | None, json_out: str | None, no_simulation: bool, **values: Any
 ) -> None:
     """Measure how far ARTIFACT is from its original; exit code 3 when its gate fails."""
-    source = locate(checkpoint)
+    source = None if checkpoint is None else locate(checkpoint)
     with Bars() as bars:
         options = VerifyOptions(simulation=not no_simulation, progress=bars, **values)
         needed = estimate(artifact, source, options)
@@ -80,10 +65,7 @@ def artifact_verifier(checkpoint: Path, out: Path) -> Callable[[Path], Accuracy]
             report.write_html(page)
             report.write_json(page.with_suffix(".json"))
             click.echo(f"the report is in {page}", err=True)
-        values = report.to_dict()
-        return Accuracy(
-            report.gate.name, report.passed, {key: values[key] for key in RECORDED}, list(report.gate.failures)
-        )
+        return report.to_accuracy()
 
     return check
 
@@ -94,14 +76,18 @@ def show(report: Report) -> None:
     click.echo(f"gate {report.gate.name}: {'passed' if report.passed else 'FAILED'}")
     for failure in report.gate.failures:
         click.echo(f"  {failure}")
-    mean, p99, worst = (values[key] for key in ("kl_mean", "kl_p99", "kl_max"))
-    top1, clear = values["top1_agreement"], values["top1_agreement_clear"]
-    click.echo(f"mean KL           {mean:.3e} nats (p99 {p99:.1e}, max {worst:.1e})")
-    click.echo(f"top-1 agreement   {top1:.2%} (away from near ties {clear:.2%})")
-    click.echo(f"perplexity ratio  {values['perplexity_ratio']:.5f}")
+    mean, p99, worst = (_figure(values[key], ".2e") for key in ("kl_mean", "kl_p99", "kl_max"))
+    top1, clear = (_figure(values[key], ".2%") for key in ("top1_agreement", "top1_agreement_clear"))
+    click.echo(f"mean KL           {mean} nats (p99 {p99}, max {worst})")
+    click.echo(f"top-1 agreement   {top1} (away from near ties {clear})")
+    click.echo(f"perplexity ratio  {_figure(values['perplexity_ratio'], '.5f')}")
     click.echo(f"positions         {values['positions']:,}")
     for note in report.notes:
         click.echo(f"note: {note}")
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "not measurable" if value is None else format(value, form)
 
 
 class Bars:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 import re
 import resource
@@ -29,21 +30,30 @@ from inference_pio.artifact.manifest import (
 )
 from inference_pio.artifact.writer import ArtifactWriter
 from inference_pio.checkpoint.checkpoint import Checkpoint
+from inference_pio.checkpoint.files import read_small
 from inference_pio.export.genai_config import genai_config
 from inference_pio.export.plan import Estimate, ExportPlan
 from inference_pio.graphs.targets.target import RewriteReport
 from inference_pio.version import __version__
 
+MAX_FILE_BYTES = 256 << 20
+"""Above the size of any tokenizer or licence."""
+
+UNUSUAL = re.compile(r"[^A-Za-z0-9_.-]")
+"""What a file's name in an artifact may not hold."""
+
 NOT_IN_FINGERPRINT = re.compile(
-    r"(LICENSE|NOTICE|COPYING|USE_POLICY).*|genai_config\.json|config\.json|calibration\.json"
+    r"(licen[sc]e|notice|copying|use_policy).*|genai_config\.json|config\.json|calibration\.json", re.IGNORECASE
 )
 DTYPES = {ir.DataType.FLOAT: "float32", ir.DataType.INT64: "int64", ir.DataType.INT32: "int32"}
 
 
 def copy_checkpoint_files(source: Checkpoint, plan: ExportPlan, model: ir.Model, writer: ArtifactWriter) -> None:
     """Tokenizer, licence and configuration files, and `genai_config.json` where it applies."""
-    for file in (*source.tokenizer_files, *source.license_files):
-        writer.add(file.name, file.read_bytes())
+    for file in source.tokenizer_files:
+        writer.add(file.name, read_small(file, MAX_FILE_BYTES))
+    for file in source.license_files:
+        writer.add(UNUSUAL.sub("_", file.name), read_small(file, MAX_FILE_BYTES))
     config = dict(source.config)
     if plan.spec.layers != config["num_hidden_layers"]:
         config["num_hidden_layers"] = plan.spec.layers
@@ -87,14 +97,14 @@ def make_manifest(
             plan.context_length,
         ),
         source=Source(
-            source.path.resolve().name,
+            _text(source.path.resolve().name),
             source_files,
             spec.layers if spec.layers != source.config["num_hidden_layers"] else None,
         ),
         target=target.name,
         hardware=plan.hardware.name,
         recipe=RecipeFacts(
-            plan.recipe.name,
+            _text(plan.recipe.name),
             {"layers": str(plan.recipe.layers), "edges": str(plan.recipe.edges)},
             {pattern: str(chosen) for pattern, chosen in plan.recipe.overrides},
         ),
@@ -119,6 +129,11 @@ def make_manifest(
         accuracy=None,
         files=dict(sorted(files.items())),
     )
+
+
+def _text(name: str) -> str:
+    """A file's name as valid Unicode."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _parameters(source: Checkpoint, layers: int) -> int:

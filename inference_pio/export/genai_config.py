@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from inference_pio.artifact.printable import printable
+from inference_pio.errors import BadInputError
 from inference_pio.graphs.spec import DecoderSpec
 
 GENAI_MODEL_TYPES = ("qwen3",)
@@ -20,10 +22,13 @@ def genai_config(
     generation: dict[str, Any],
     inputs: list[str],
 ) -> dict[str, Any] | None:
-    """The configuration, or None for an architecture without a parity test."""
-    if spec.model_type not in GENAI_MODEL_TYPES:
+    """The configuration; None for an architecture without a parity test or a checkpoint without an end-of-text id.
+
+    Without such an id genai would end at the padding id, or at 0.
+    """
+    special_ids = _special_ids(config, generation)
+    if spec.model_type not in GENAI_MODEL_TYPES or not special_ids:
         return None
-    top_k = generation.get("top_k")
     names = {
         "input_ids": "input_ids",
         "attention_mask": "attention_mask",
@@ -33,7 +38,7 @@ def genai_config(
     return {
         "model": {
             "type": spec.model_type,
-            **_special_ids(config, generation),
+            **special_ids,
             "context_length": context_length,
             "vocab_size": spec.vocab_size,
             "decoder": {
@@ -59,23 +64,34 @@ def genai_config(
             "num_beams": 1,
             "num_return_sequences": 1,
             "past_present_share_buffer": True,
-            "repetition_penalty": float(generation.get("repetition_penalty") or 1.0),
-            "temperature": float(generation.get("temperature") or 1.0),
-            "top_k": min(int(50 if top_k is None else top_k), spec.vocab_size),
-            "top_p": float(generation.get("top_p") or 1.0),
+            "repetition_penalty": _number(generation, "repetition_penalty", 1.0) or 1.0,
+            "temperature": _number(generation, "temperature", 1.0) or 1.0,
+            "top_k": min(int(_number(generation, "top_k", 50)), spec.vocab_size),
+            "top_p": _number(generation, "top_p", 1.0) or 1.0,
         },
     }
 
 
 def _special_ids(config: dict[str, Any], generation: dict[str, Any]) -> dict[str, Any]:
-    """The ids that are known; genai refuses null, and without an end-of-text id it runs to `max_length`.
+    """The ids of end, begin and padding; without an end there is none.
 
     The end-of-text ids are those that the runtime stops at: of generation_config.json alone where there is one.
     """
     eos = (generation or config).get("eos_token_id")
-    first_eos = next(iter(eos), None) if isinstance(eos, list) else eos
+    if eos is None or eos == []:
+        return {}
     found = {"eos_token_id": eos}
     for key in ("bos_token_id", "pad_token_id"):
-        values = (generation.get(key), config.get(key), first_eos)
-        found[key] = next((value for value in values if value is not None), None)
-    return {key: value for key, value in found.items() if value is not None}
+        values = (generation.get(key), config.get(key), eos[0] if isinstance(eos, list) else eos)
+        found[key] = next(value for value in values if value is not None)
+    for key, value in found.items():
+        if not all(type(item) is int for item in (value if isinstance(value, list) else [value])):
+            raise BadInputError(f"generation_config.json: {key} is {printable(value)}, not a token id")
+    return found
+
+
+def _number(generation: dict[str, Any], key: str, default: float) -> float:
+    value = generation.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float | None):
+        raise BadInputError(f"generation_config.json: {key} is {printable(value)}, not a number")
+    return default if value is None else float(value)

@@ -51,11 +51,11 @@ def export(
         needed, threads = fit_resources(model, plan, out, options.max_memory)
         progress.start(needed)
         with SourceHashes(source) as hashes, ArtifactWriter(out, options.force) as writer:
+            copy_checkpoint_files(source, plan, model, writer)
             weights = writer.create(WEIGHTS)
             write_weights(model.graph, weights, WEIGHTS, threads, progress.advance)
             writer.finish(WEIGHTS, weights)
             writer.add(GRAPH, ir.to_proto(model).SerializeToString(deterministic=True))
-            copy_checkpoint_files(source, plan, model, writer)
             manifest = make_manifest(plan, source, hashes.result(), model, writer.files)
             progress.finish()
             if verifier is not None:

@@ -26,7 +26,7 @@ from inference_pio.graphs.targets import find_target
 from inference_pio.graphs.targets.target import Target
 from inference_pio.graphs.weights import CHUNK_ELEMENTS, recipe_of
 
-BASE_BYTES = 150 << 20
+BASE_BYTES = 100 << 20
 """Interpreter, numpy, onnx and the graph itself."""
 
 OTHER_FILES_BYTES = 32 << 20
@@ -84,7 +84,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         spec = spec.truncated(options.layers)
     check_tokenizer(checkpoint, spec.vocab_size)
     context = _context_length(spec, options.context_length)
-    threads = options.threads or os.cpu_count() or 1
+    threads = os.cpu_count() or 1 if options.threads is None else options.threads
     if threads < 1:
         raise BadInputError(f"--threads must be at least 1, not {threads}")
     return ExportPlan(architecture, spec, target, hardware, recipe, context, threads)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from inference_pio.checkpoint.checkpoint import Checkpoint
+from inference_pio.checkpoint.files import read_small
 from inference_pio.errors import BadInputError
+
+MAX_BYTES = 256 << 20
+"""Above the size of any tokenizer."""
 
 
 def check_tokenizer(checkpoint: Checkpoint, vocab_size: int) -> None:
@@ -18,11 +23,9 @@ def check_tokenizer(checkpoint: Checkpoint, vocab_size: int) -> None:
             f"{checkpoint.path} has no tokenizer.json: load its tokenizer in transformers and save it again with "
             "save_pretrained, which writes one"
         )
+    text = _text(file)
     try:
-        text = file.read_bytes().decode("utf-8")
         tokenizer = Tokenizer.from_str(text)
-    except UnicodeDecodeError:
-        raise BadInputError(f"{file.name} is not UTF-8: fetch it again") from None
     except Exception as error:  # noqa: BLE001 (the library raises nothing more specific)
         raise BadInputError(f"{file.name} is not a usable tokenizer ({error}): fetch it again") from None
     highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
@@ -32,8 +35,22 @@ def check_tokenizer(checkpoint: Checkpoint, vocab_size: int) -> None:
             "the two belong to different models"
         )
     for other in checkpoint.tokenizer_files:
+        content = _text(other)
         if other.suffix == ".json":
-            try:
-                json.loads(other.read_bytes().decode("utf-8"))
-            except (ValueError, RecursionError):
-                raise BadInputError(f"{other.name} is not valid JSON: fetch it again") from None
+            _check_object(other.name, content)
+
+
+def _text(file: Path) -> str:
+    try:
+        return read_small(file, MAX_BYTES).decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadInputError(f"{file.name} is not UTF-8: fetch it again") from None
+
+
+def _check_object(name: str, text: str) -> None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BadInputError(f"{name} is not valid JSON: fetch it again") from None
+    if not isinstance(value, dict):
+        raise BadInputError(f"{name} must hold a JSON object: fetch it again")

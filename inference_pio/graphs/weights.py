@@ -21,8 +21,8 @@ from inference_pio.errors import BadInputError
 RowReader = Callable[[str, int, int], np.ndarray]
 """(tensor name, first row, last row + 1) -> float32 rows."""
 
-CHUNK_ELEMENTS = 2 << 20
-"""Elements of one row chunk: 8 MB as float32."""
+CHUNK_ELEMENTS = 1 << 19
+"""Elements of one row chunk: 2 MB as float32."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class ComputeRows:
     compute: Callable[[int, int], np.ndarray]
 
     def pieces(self) -> Iterator[Callable[[], Piece]]:
-        step = max(1, CHUNK_ELEMENTS // math.prod(self.tail))
+        step = max(1, CHUNK_ELEMENTS // (4 * math.prod(self.tail)))  # the computation may take several copies
         for start in range(0, self.count, step):
             stop = min(start + step, self.count)
             yield partial(self._piece, start, stop)

@@ -35,6 +35,9 @@ from inference_pio.runtime.tokenizer import Tokenizer
 PROCESS_BYTES = 150 << 20
 """Interpreter, libraries and activations, counted against `max_memory`."""
 
+FILES_READ = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+"""Files that the engine reads by name, besides the graphs."""
+
 
 class Engine:
     """An open artifact. Use it as a context manager or call `close`."""
@@ -42,6 +45,7 @@ class Engine:
     def __init__(self, artifact: Artifact, config: EngineConfig) -> None:
         self.manifest: Manifest = artifact.manifest
         self.path = artifact.path
+        artifact.refuse_unlisted(FILES_READ)
         self.context_length = min(self.manifest.model.context_length, config.max_context or 1 << 62)
         self.tokenizer = Tokenizer.load(artifact.path)
         self._generation_config = read_json_object(artifact.file("generation_config.json"))
@@ -146,7 +150,7 @@ class Engine:
         """As `chat`, yielding deltas as `stream` does."""
         if self._chat_template is None:
             self._chat_template = ChatTemplate.load(self.path)
-        text = self._chat_template.render(list(messages), tools=list(tools) if tools else None)
+        text = self._chat_template.render(messages, tools=tools)
         return self.stream(self.tokenizer.encode(text, add_special_tokens=False), params, cancel=cancel)
 
     def logits(self, token_ids: Any, attention_mask: Any = None) -> np.ndarray:
@@ -156,15 +160,19 @@ class Engine:
         padding; a left-padded batch is refused. Raises BadInputError as `generate` does.
         """
         if attention_mask is None:
-            ids = checked_ids(prompt_ids(token_ids, self.tokenizer), self._vocab_size, self.context_length)
-            result = np.empty((len(ids), self._vocab_size), np.float32)
-            self._fill_logits(ids, result)
-            return result
-        rows = unpad(token_ids, attention_mask)
+            return np.concatenate(list(self.stream_logits(token_ids)))
         batch = np.zeros((*np.shape(token_ids), self._vocab_size), np.float32)
-        for row, ids in enumerate(rows):
-            self._fill_logits(checked_ids(ids, self._vocab_size, self.context_length), batch[row])
+        for row, ids in enumerate(unpad(token_ids, attention_mask)):
+            for start, rows in zip(range(0, len(ids), CHUNK_TOKENS), self.stream_logits(ids), strict=True):
+                batch[row, start : start + len(rows)] = rows
         return batch
+
+    def stream_logits(self, token_ids: Any) -> Iterator[np.ndarray]:
+        """As `logits` of one row of ids, a chunk of at most 128 positions at a time: float32 [chunk, vocabulary]."""
+        ids = checked_ids(prompt_ids(token_ids, self.tokenizer), self._vocab_size, self.context_length)
+        if self._backend is None:
+            raise BadInputError("the engine is closed: open the artifact again")
+        return self._logit_chunks(np.asarray(ids, np.int64))
 
     def close(self) -> None:
         """Release weights and caches; closing twice is fine, requests afterwards raise BadInputError."""
@@ -212,13 +220,13 @@ class Engine:
             run_seconds = sequence.run_seconds - run_before
         yield answer.finish(run_seconds)
 
-    def _fill_logits(self, ids: list[int], out: np.ndarray) -> None:
-        tokens = np.asarray(ids, np.int64)
+    def _logit_chunks(self, tokens: np.ndarray) -> Iterator[np.ndarray]:
         with self._sequence() as sequence:
             for start in range(0, len(tokens), CHUNK_TOKENS):
                 chunk = tokens[start : start + CHUNK_TOKENS]
                 with self._turn:
-                    out[start : start + len(chunk)] = sequence.forward(chunk, keep=len(chunk))
+                    rows = sequence.forward(chunk, keep=len(chunk))
+                yield rows if len(chunk) > 1 else rows.copy()
 
     @contextmanager
     def _sequence(self) -> Iterator[OrtSequence]:

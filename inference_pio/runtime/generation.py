@@ -34,9 +34,7 @@ class Step:
     finish: FinishReason | None
 
 
-def prefill(
-    sequence: Sequence, request: Request, cache: PrefixCache, turn: Turn
-) -> tuple[np.ndarray | None, int]:
+def prefill(sequence: Sequence, request: Request, cache: PrefixCache, turn: Turn) -> tuple[np.ndarray | None, int]:
     """Run the prompt: the logits of its last position, float32 [V], and the number of tokens found in `cache`.
 
     Cached blocks are copied instead of computed; whole blocks that were computed are stored. The last token is always

@@ -59,7 +59,7 @@ class GenerationDefaults:
     def read(cls, config: Mapping[str, Any]) -> GenerationDefaults:
         """Read the fields used here; raises BadInputError that names an unusable one."""
         if not isinstance(config, Mapping):
-            raise BadInputError("generation_config.json must hold a JSON object: export the artifact again.")
+            raise BadInputError("generation_config.json must hold a JSON object: export the artifact again")
         samples = checked_bool(_where("do_sample"), config.get("do_sample")) or False
         temperature = _float(config, "temperature", least=0.0)
         top_k = checked_int(_where("top_k"), config.get("top_k"), least=0)

@@ -69,5 +69,6 @@ class Penalties:
             if self._repeats:
                 adjusted = np.where(raw < 0, raw * self._repetition, raw / self._repetition)
             if self._counts_answer:
-                adjusted = adjusted - (self._frequency * counts + self._presence * np.sign(counts))
+                penalty = self._frequency * counts + self._presence * np.sign(counts)
+                adjusted = (adjusted - penalty).astype(np.float32, copy=False)
         return np.minimum(adjusted, _MOST)

@@ -30,11 +30,9 @@ class Sampler:
     (seed, stream). Not for several threads at once.
     """
 
-    def __init__(
-        self, params: ResolvedSampling, vocab_size: int, prompt_ids: Sequence[int], stream: int = 0
-    ) -> None:
+    def __init__(self, params: ResolvedSampling, vocab_size: int, prompt_ids: Sequence[int], stream: int = 0) -> None:
         if len(prompt_ids) and not 0 <= min(prompt_ids) <= max(prompt_ids) < vocab_size:
-            raise BadInputError(f"The prompt holds a token id outside the vocabulary of {vocab_size}.")
+            raise BadInputError(f"the prompt holds a token id outside the vocabulary of {vocab_size}")
         self._params = params
         self._vocab_size = vocab_size
         self._penalties = Penalties(params, prompt_ids)
@@ -96,8 +94,8 @@ class Sampler:
     def _check(self, logits: Floats) -> None:
         if logits.shape != (self._vocab_size,) or logits.dtype != np.float32:
             raise InferencePioError(
-                f"The sampler needs float32 logits of shape ({self._vocab_size},), "
-                f"not {logits.dtype} of shape {logits.shape}."
+                f"the sampler needs float32 logits of shape ({self._vocab_size},), "
+                f"not {logits.dtype} of shape {logits.shape}"
             )
 
 
@@ -108,7 +106,7 @@ def token_logprobs(logits: Floats, token: int, top: int) -> TokenLogprob:
     InferencePioError when the logits have no finite peak or the token lies outside them.
     """
     if not 0 <= token < logits.size:
-        raise InferencePioError(f"Token {token} lies outside the {logits.size} logits.")
+        raise InferencePioError(f"token {token} lies outside the {logits.size} logits")
     softmax = selection.Softmax(finite_peak(logits), 1.0)
     log_total = math.log(float(softmax.many_weights(logits).sum(dtype=np.float64))) + softmax.peak
     best = selection.best(logits, top).tolist() if top else []
@@ -130,5 +128,5 @@ def _require_finite(peak: float) -> None:
     if not math.isfinite(peak):
         found = "NaN" if math.isnan(peak) else "no finite value" if peak < 0 else "a positive infinity"
         raise InferencePioError(
-            f"The model's logits hold {found}, so no token can be chosen: check the artifact with verify."
+            f"the model's logits hold {found}, so no token can be chosen: check the artifact with verify"
         )

@@ -95,7 +95,7 @@ class SamplingParams:
         }
         for name in ("ignore_eos", "n"):
             if checked[name] is None:
-                raise BadInputError(f"{name} must have a value, not None: leave it out for its default.")
+                raise BadInputError(f"{name} must have a value, not None: leave it out for its default")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -112,8 +112,8 @@ class SamplingParams:
         """
         if context_left < 1:
             raise BadInputError(
-                "The prompt fills the context and leaves no room for a new token: shorten it, or export and "
-                "open the artifact with a longer context."
+                "the prompt fills the context and leaves no room for a new token: shorten it, or export and "
+                "open the artifact with a longer context"
             )
         defaults = GenerationDefaults.read(generation_config or {})
         wanted = _first(self.max_new_tokens, defaults.max_new_tokens, DEFAULT_MAX_NEW_TOKENS)

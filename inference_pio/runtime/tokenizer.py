@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference_pio.errors import BadInputError
+from inference_pio.runtime.decoder_kind import DecoderKind, decoder_kind
 from inference_pio.runtime.values import encodable
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class Tokenizer:
         self._backend = backend
         added = backend.get_added_tokens_decoder()
         self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+        decoder = backend.decoder
+        self._decoder_kind = decoder_kind(None if decoder is None else json.loads(decoder.__getstate__()))
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -41,7 +44,7 @@ class Tokenizer:
         try:
             backend = Backend.from_buffer(content)
         except ValueError as error:
-            raise BadInputError(f"{path} is not a usable tokenizer ({_cause(error)}): restore it.") from None
+            raise BadInputError(f"{path} is not a usable tokenizer ({_cause(error)}): restore it") from None
         backend.no_truncation()
         backend.no_padding()
         config_path = folder / "tokenizer_config.json"
@@ -69,21 +72,25 @@ class Tokenizer:
         found: str | None = self._backend.id_to_token(_checked_id(token_id))
         return found
 
-    def decoder_state(self) -> Mapping[str, Any] | None:
-        """The decoder's part of tokenizer.json; None when it has none."""
-        decoder = self._backend.decoder
-        return None if decoder is None else json.loads(decoder.__getstate__())
+    @property
+    def decoder_kind(self) -> DecoderKind:
+        """What has to be known to decode a part of an answer."""
+        return self._decoder_kind
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text; special tokens around it as the post-processor adds them.
 
-        Raises BadInputError when `text` is not a string or holds lone surrogates.
+        Raises BadInputError when `text` is not a string or holds lone surrogates, and when the vocabulary
+        has neither a token nor a substitute for a part of it.
         """
         if not isinstance(text, str):
-            raise BadInputError(f"The tokenizer needs text, not {type(text).__name__}.")
+            raise BadInputError(f"the tokenizer needs text, not {type(text).__name__}")
         if not encodable(text):
-            raise BadInputError("The text holds half of a surrogate pair and is not valid Unicode: mend it.")
-        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+            raise BadInputError("the text holds half of a surrogate pair and is not valid Unicode: mend it")
+        try:
+            ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except Exception as error:  # noqa: BLE001 (the library raises nothing more specific)
+            raise BadInputError(f"tokenizer.json cannot encode this text ({_cause(error)}): restore the file") from None
         return ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
@@ -95,7 +102,7 @@ class Tokenizer:
         try:
             text: str = self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
         except (OverflowError, TypeError):
-            raise BadInputError("Token ids must be a list of integers from 0 to 2**32 - 1.") from None
+            raise BadInputError("token ids must be a list of integers from 0 to 2**32 - 1") from None
         return text
 
 
@@ -104,9 +111,9 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(_read(path))
     except (ValueError, RecursionError) as error:
-        raise BadInputError(f"{path} is not valid JSON ({_cause(error)}): restore it.") from None
+        raise BadInputError(f"{path} is not valid JSON ({_cause(error)}): restore it") from None
     if not isinstance(config, dict):
-        raise BadInputError(f"{path} must hold a JSON object, not {type(config).__name__}: restore it.")
+        raise BadInputError(f"{path} must hold a JSON object, not {type(config).__name__}: restore it")
     for name in NAMED_TOKENS:
         token_text(config.get(name), f"{path}: {name}")
     return config
@@ -115,8 +122,8 @@ def read_config(path: Path) -> dict[str, Any]:
 def token_text(value: Any, where: str) -> str | None:
     """The text of a special token entry: a string, or an object with `content`; None when it is unset."""
     text = value.get("content") if isinstance(value, dict) else value
-    if text is not None and not isinstance(text, str) or (text is None and value is not None):
-        raise BadInputError(f"{where} must be a string or an object with a content string: restore it.")
+    if value is not None and not isinstance(text, str):
+        raise BadInputError(f"{where} must be a string or an object with a content string: restore it")
     return text
 
 
@@ -138,7 +145,7 @@ def _extra_tokens(config: Mapping[str, Any]) -> Iterable[str | None]:
         if isinstance(entries, dict):
             entries = list(entries.values())
         if not isinstance(entries, list):
-            raise BadInputError(f"tokenizer_config.json: {name} must be a list of tokens: restore the file.")
+            raise BadInputError(f"tokenizer_config.json: {name} must be a list of tokens: restore the file")
         for entry in entries:
             yield token_text(entry, f"tokenizer_config.json: {name}")
 
@@ -153,7 +160,7 @@ def _replace_post_processor(backend: tokenizers.Tokenizer, config: Mapping[str, 
     for token, token_id in around:
         if token_id is None:
             raise BadInputError(
-                f"tokenizer_config.json adds {token!r}, which tokenizer.json does not hold: restore the files."
+                f"tokenizer_config.json adds {token!r}, which tokenizer.json does not hold: restore the files"
             )
     pieces = [f"{bos}:0"] if bos else []
     pieces += ["$A:0"]
@@ -165,12 +172,12 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BadInputError(f"{path} cannot be read ({error.strerror}): restore it.") from None
+        raise BadInputError(f"{path} cannot be read ({error.strerror}): restore it") from None
 
 
 def _checked_id(token_id: int) -> int:
     if not 0 <= token_id < 2**32:
-        raise BadInputError(f"Token id {token_id} lies outside 0 to 2**32 - 1.")
+        raise BadInputError(f"token id {token_id} lies outside 0 to 2**32 - 1")
     return token_id
 
 

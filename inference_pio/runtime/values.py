@@ -20,11 +20,11 @@ def checked_int(name: str, value: Any, *, least: int, most: int | None = None) -
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise BadInputError(f"{name} must be an integer, not {_shown(value)}.")
+        raise BadInputError(f"{name} must be an integer, not {_shown(value)}")
     number = int(value)
     if number < least or (most is not None and number > most):
         bounds = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise BadInputError(f"{name} must be {bounds}, not {_shown(number)}.")
+        raise BadInputError(f"{name} must be {bounds}, not {_shown(number)}")
     return number
 
 
@@ -40,18 +40,18 @@ def checked_float(
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise BadInputError(f"{name} must be a number, not {_shown(value)}.")
+        raise BadInputError(f"{name} must be a number, not {_shown(value)}")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise BadInputError(f"{name} must be finite, not {_shown(value)}.")
+        raise BadInputError(f"{name} must be finite, not {_shown(value)}")
     low_ok = (least is None or number >= least) and (above is None or number > above)
     if not low_ok or (most is not None and number > most):
         low = f"at least {least:g}" if least is not None else f"above {above:g}"
         high = "" if most is None else f" and at most {most:g}"
-        raise BadInputError(f"{name} must be {low}{high}, not {_shown(value)}.")
+        raise BadInputError(f"{name} must be {low}{high}, not {_shown(value)}")
     return number
 
 
@@ -59,7 +59,7 @@ def checked_bool(name: str, value: Any) -> bool | None:
     """True or False, nothing that merely counts as such."""
     if value is None or isinstance(value, bool):
         return value
-    raise BadInputError(f"{name} must be true or false, not {_shown(value)}.")
+    raise BadInputError(f"{name} must be true or false, not {_shown(value)}")
 
 
 def checked_strings(name: str, value: Any) -> tuple[str, ...] | None:
@@ -68,12 +68,12 @@ def checked_strings(name: str, value: Any) -> tuple[str, ...] | None:
         return None
     strings = (value,) if isinstance(value, str) else value
     if not isinstance(strings, (list, tuple)) or not all(isinstance(item, str) for item in strings):
-        raise BadInputError(f"{name} must be a string or a list of strings, not {_shown(value)}.")
+        raise BadInputError(f"{name} must be a string or a list of strings, not {_shown(value)}")
     if not all(strings):
-        raise BadInputError(f"{name} must not hold an empty string: it would end every text at once.")
+        raise BadInputError(f"{name} must not hold an empty string: it would end every text at once")
     for item in strings:
         if not encodable(item):
-            raise BadInputError(f"{name} holds {_shown(item)}, which is not valid Unicode text.")
+            raise BadInputError(f"{name} holds {_shown(item)}, which is not valid Unicode text")
     return tuple(strings)
 
 
@@ -82,12 +82,10 @@ def checked_token_ids(name: str, value: Any) -> tuple[int, ...] | None:
     if value is None:
         return None
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        raise BadInputError(f"{name} must be a list of token ids, not {_shown(value)}.")
-    ids = tuple(
-        checked_int(f"{name}[{index}]", item, least=0, most=MAX_TOKEN_ID) for index, item in enumerate(value)
-    )
+        raise BadInputError(f"{name} must be a list of token ids, not {_shown(value)}")
+    ids = tuple(checked_int(f"{name}[{index}]", item, least=0, most=MAX_TOKEN_ID) for index, item in enumerate(value))
     if None in ids:
-        raise BadInputError(f"{name} must be a list of token ids without None.")
+        raise BadInputError(f"{name} must be a list of token ids without None")
     return tuple(item for item in ids if item is not None)
 
 
@@ -104,5 +102,9 @@ def _shown(value: Any) -> str:
     """A short form of a value for a message; a huge integer or string must not fill a screen."""
     if isinstance(value, int) and value.bit_length() > 128:
         return f"an integer of {value.bit_length()} bits"
-    text = ascii(value) if isinstance(value, str) else repr(value)
+    try:
+        text = ascii(value)
+    except ValueError:
+        # Python refuses to spell out integers of thousands of digits, also inside a list.
+        return f"such a {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."

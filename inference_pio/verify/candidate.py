@@ -46,16 +46,19 @@ def run_artifact(
                 f"windows of {windows.window} tokens exceed the artifact's context of {engine.context_length}: "
                 "save a reference with shorter windows"
             )
+        scratch.require(windows.positions, windows.window)
         logits = scratch.open(windows.positions)
         for start, inputs in zip(windows.starts, windows.inputs, strict=True):
-            rows = engine.logits([int(token) for token in inputs])
-            if rows.shape != (len(inputs), logits.vocabulary):
-                raise BadInputError(
-                    f"the artifact in {artifact.path} gives logits {list(rows.shape)} where the original gives "
-                    f"{[len(inputs), logits.vocabulary]}: it is not an export of this checkpoint"
-                )
-            logits.write(start, 0, rows)
-            options.report("artifact", start + len(inputs), windows.positions)
+            place = start
+            for rows in engine.stream_logits([int(token) for token in inputs]):
+                if rows.ndim != 2 or rows.shape[1] != logits.vocabulary:
+                    raise BadInputError(
+                        f"the artifact in {artifact.path} gives logits {list(rows.shape)} where the original has a "
+                        f"vocabulary of {logits.vocabulary}: it is not an export of this checkpoint"
+                    )
+                logits.write(place, 0, rows)
+                place += len(rows)
+                options.report("artifact", place, windows.positions)
         tokenizer = engine.tokenizer
 
     def decode(ids: Sequence[int]) -> str:

@@ -32,11 +32,13 @@ class Simulated:
     excess: Excess
 
     @staticmethod
-    def judge(noise: PositionTable, agreement: PositionTable, rounds_activations: bool, clear_gap: float) -> Simulated:
-        """From (original, simulation) and (simulation, artifact), each compared position by position."""
+    def judge(
+        noise: PositionTable, agreement: PositionTable, twin: PositionTable | None, clear_gap: float
+    ) -> Simulated:
+        """From the pairs (original, simulation), (simulation, artifact) and (simulation, twin)."""
         metrics, agreed = summarise(noise, clear_gap), summarise(agreement, clear_gap)
-        excess = Excess(metrics.kl_mean, agreed.kl_mean, agreed.max_logit_difference, rounds_activations)
-        return Simulated(metrics, excess)
+        twin_kl_mean = None if twin is None else float(twin.kl.mean())
+        return Simulated(metrics, Excess(metrics.kl_mean, agreed.kl_mean, agreed.max_logit_difference, twin_kl_mean))
 
 
 @dataclass(frozen=True)

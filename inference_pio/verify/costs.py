@@ -10,16 +10,20 @@ from pathlib import Path
 from inference_pio.artifact.manifest import Manifest, read_manifest
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.verify.options import VerifyOptions
+from inference_pio.verify.original import passes_for
+from inference_pio.verify.passes import ARTIFACT_ALONE
 from inference_pio.verify.scratch import CHUNK_ELEMENTS
 
 _MB = 1 << 20
-_ENGINE = 160 * _MB
+_ENGINE = 250 * _MB
 """Python, ONNX Runtime and its arena after a window."""
+_CHUNK = 128
+"""Tokens that the engine takes at a time."""
 _TORCH = 420 * _MB
 """Python, torch and transformers."""
 _HEAD = 160 * _MB
 """Chunks of the head and of its logits."""
-_PACKED = 1.4
+_PACKED = 1.15
 """Weights while a session is being loaded, as a multiple of their file."""
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 
@@ -45,16 +49,17 @@ def estimate(artifact: str | Path, checkpoint: str | Path | None, options: Verif
     window = min(window, wanted)
     positions = math.ceil(wanted / window) * window
     phases = [_engine_bytes(manifest, window), 8 * 4 * CHUNK_ELEMENTS + _TORCH]
-    passes = 1
+    passes = ARTIFACT_ALONE
     if options.reference is None and checkpoint is not None:
         with Checkpoint.open(checkpoint) as source:
             phases.append(_reference_bytes(source, manifest, positions, window))
-        passes = 3 if options.simulation and manifest.recipe.name != "fp32" else 2
-    return Estimate(max(phases), passes * positions * manifest.model.vocab_size * 4, positions)
+        passes = passes_for(manifest, options)
+    rows = passes.rows(positions, window)
+    return Estimate(max(phases), rows * manifest.model.vocab_size * 4, positions)
 
 
 def _engine_bytes(manifest: Manifest, window: int) -> int:
-    logits = 2 * window * manifest.model.vocab_size * 4
+    logits = (window + _CHUNK) * manifest.model.vocab_size * 4
     cache = window * manifest.memory.cache_bytes_per_token
     return int(_PACKED * manifest.memory.weight_bytes) + cache + logits + _ENGINE
 

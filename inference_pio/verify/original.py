@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cached_property
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -13,13 +15,17 @@ from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError
 from inference_pio.runtime.tokenizer import Tokenizer
 from inference_pio.verify.options import VerifyOptions
+from inference_pio.verify.passes import Passes
 from inference_pio.verify.scratch import LogitsFile
 from inference_pio.verify.weights import CheckpointWeights, ModelWeights
 from inference_pio.verify.windows import Windows
 
 
 class Original:
-    """A checkpoint whose model can be run over windows, with its own weights or with those of an artifact."""
+    """A checkpoint whose model can be run over windows, with its own weights or with those of an artifact.
+
+    Raises BadInputError for a checkpoint that is not the artifact's, and when torch or transformers is missing.
+    """
 
     def __init__(self, checkpoint: Checkpoint, manifest: Manifest, options: VerifyOptions) -> None:
         vocabulary = checkpoint.config.get("vocab_size")
@@ -30,8 +36,15 @@ class Original:
             )
         self._checkpoint, self._options = checkpoint, options
         self._layers_kept = manifest.source.layers_kept
-        self._reference = _import_reference()
         self.weights: ModelWeights = CheckpointWeights(checkpoint)
+        _require("torch", "transformers")
+
+    @cached_property
+    def _reference(self) -> ModuleType:
+        """Imported at its first use, when the engine has given its memory back: torch alone takes 300 MB."""
+        from inference_pio.verify import reference
+
+        return reference
 
     def write_logits(self, weights: ModelWeights, windows: Windows, sink: LogitsFile, phase: str) -> None:
         """Write the logits of transformers' model with `weights` to `sink`; see `reference.write_logits`."""
@@ -89,30 +102,33 @@ class RoundedWeights(ModelWeights, Protocol):
         """True when some kernel rounds activations by itself."""
 
 
-def rounded_weights(artifact: Artifact) -> RoundedWeights | None:
-    """The weights of an artifact, or None when they are stored losslessly and there is nothing to simulate.
+def passes_for(manifest: Manifest, options: VerifyOptions) -> Passes:
+    """The passes against a checkpoint; an artifact that stores all weights as they were needs no simulation."""
+    formats = {*manifest.recipe.weights.values(), *manifest.recipe.overrides.values()}
+    simulation = options.simulation and formats != {"fp32"}
+    return Passes(reference=True, simulation=simulation, twin=simulation and manifest.contract.rounds_activations)
 
-    Raises BadInputError when the package that reads them is missing, or for an artifact of several graphs.
-    """
-    try:
-        from inference_pio.verify.simulation import ArtifactWeights
-    except ModuleNotFoundError as error:
+
+def check_simulation(artifact: Artifact) -> None:
+    """Raise BadInputError when the package that reads the weights is missing, or there are several graphs."""
+    _require("onnx_ir")
+    if len(artifact.manifest.graphs) != 1:
         raise BadInputError(
-            f"the simulation needs {error.name}, which is not installed: pip install 'inference-pio[verify]'"
-        ) from error
-    graphs = artifact.manifest.graphs
-    if len(graphs) != 1:
-        raise BadInputError(f"{artifact.path} has {len(graphs)} graphs: verify it without the simulation")
-    weights = ArtifactWeights(artifact.file(graphs[0].file))
-    return None if weights.lossless else weights
+            f"{artifact.path} has {len(artifact.manifest.graphs)} graphs: verify it without the simulation"
+        )
 
 
-def _import_reference() -> ModuleType:
-    try:
-        from inference_pio.verify import reference
-    except ModuleNotFoundError as error:
-        raise BadInputError(
-            f"verify needs {error.name}, which is not installed: pip install 'inference-pio[verify]', or give a "
-            "saved reference"
-        ) from error
-    return reference
+def rounded_weights(artifact: Artifact) -> RoundedWeights:
+    """The weights of an artifact's only graph, to be read one tensor at a time."""
+    from inference_pio.verify.simulation import ArtifactWeights
+
+    return ArtifactWeights(artifact.file(artifact.manifest.graphs[0].file))
+
+
+def _require(*packages: str) -> None:
+    for package in packages:
+        if find_spec(package) is None:
+            raise BadInputError(
+                f"verify needs {package}, which is not installed: pip install 'inference-pio[verify]', or give a "
+                "saved reference"
+            )

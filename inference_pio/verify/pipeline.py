@@ -14,15 +14,25 @@ from inference_pio.artifact.bundle import Artifact
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError
 from inference_pio.verify.baseline import compare_with_baseline, read_report
-from inference_pio.verify.candidate import run_artifact
+from inference_pio.verify.candidate import Candidate, run_artifact
 from inference_pio.verify.conclusion import Comparison, Simulated, conclude
 from inference_pio.verify.gates import Gate, gate_for_recipe, load_gate
-from inference_pio.verify.metrics import CompareRows, PositionTable, against_logits, compare, must_be_finite
+from inference_pio.verify.metrics import CompareRows, PositionTable, ReadLogits, against_logits, compare, must_be_finite
 from inference_pio.verify.options import VerifyOptions
-from inference_pio.verify.original import Original, check_tokens, rounded_weights, source_matches
+from inference_pio.verify.original import (
+    Original,
+    RoundedWeights,
+    check_simulation,
+    check_tokens,
+    passes_for,
+    rounded_weights,
+    source_matches,
+)
+from inference_pio.verify.passes import ARTIFACT_ALONE, twin_positions
 from inference_pio.verify.report import Report
 from inference_pio.verify.saved import SavedReference, collect, load_reference
 from inference_pio.verify.scratch import LogitsFile, Scratch
+from inference_pio.verify.weights import TwinWeights
 from inference_pio.verify.windows import Text, Windows, read_text
 
 
@@ -55,9 +65,11 @@ def verify(artifact: str | Path, checkpoint: str | Path | None, options: VerifyO
 def _against_checkpoint(artifact: Artifact, checkpoint: Checkpoint, gate: Gate, options: VerifyOptions) -> Comparison:
     """Three passes (artifact, original, simulation) and their comparison."""
     original = Original(checkpoint, artifact.manifest, options)
-    rounded = rounded_weights(artifact) if options.simulation else None
+    passes = passes_for(artifact.manifest, options)
+    if passes.simulation:
+        check_simulation(artifact)
     vocabulary = artifact.manifest.model.vocab_size
-    with Scratch(options.scratch, vocabulary, passes=2 if rounded is None else 3) as scratch:
+    with Scratch(options.scratch, vocabulary, passes) as scratch:
         text = read_text(options.text)
         candidate = run_artifact(artifact, text, None, options, scratch)
         tokenizer = check_tokens(candidate.tokens, original.tokenize(text.content), "the checkpoint's tokenizer")
@@ -71,12 +83,9 @@ def _against_checkpoint(artifact: Artifact, checkpoint: Checkpoint, gate: Gate, 
         if options.save_reference is not None:
             collect(read_reference, candidate.windows, vocabulary, facts).save(options.save_reference)
         simulated = None
-        if rounded is not None:
-            simulation = scratch.open(candidate.windows.positions)
-            original.write_logits(rounded, candidate.windows, simulation, "simulation")
-            noise = _compare(against_logits(read_reference), simulation, candidate.windows, options)
-            agreement = _compare(against_logits(simulation.read), candidate.logits, candidate.windows, options)
-            simulated = Simulated.judge(noise, agreement, rounded.rounds_activations, gate.clear_gap)
+        if passes.simulation:
+            rounded = rounded_weights(artifact)
+            simulated = _simulate(original, rounded, read_reference, candidate, gate, scratch, options)
     return Comparison(
         windows=candidate.windows,
         decode=candidate.decode,
@@ -89,6 +98,30 @@ def _against_checkpoint(artifact: Artifact, checkpoint: Checkpoint, gate: Gate, 
     )
 
 
+def _simulate(
+    original: Original,
+    rounded: RoundedWeights,
+    read_reference: ReadLogits,
+    candidate: Candidate,
+    gate: Gate,
+    scratch: Scratch,
+    options: VerifyOptions,
+) -> Simulated:
+    """The original's layers with the artifact's weights, held against the original, the artifact and a twin."""
+    windows = candidate.windows
+    simulation = scratch.open(windows.positions)
+    original.write_logits(rounded, windows, simulation, "simulation")
+    noise = _compare(against_logits(read_reference), simulation, windows, options)
+    agreement = _compare(against_logits(simulation.read), candidate.logits, windows, options)
+    apart = None
+    if rounded.rounds_activations:
+        some = windows.first(twin_positions(windows.positions, windows.window))
+        twin = scratch.open(some.positions)
+        original.write_logits(TwinWeights(rounded), some, twin, "twin")
+        apart = _compare(against_logits(simulation.read), twin, some, options)
+    return Simulated.judge(noise, agreement, apart, gate.clear_gap)
+
+
 def _against_saved(artifact: Artifact, saved: SavedReference, options: VerifyOptions) -> Comparison:
     """One pass, the artifact's; the original's part was saved earlier."""
     if saved.vocabulary != artifact.manifest.model.vocab_size:
@@ -96,8 +129,10 @@ def _against_saved(artifact: Artifact, saved: SavedReference, options: VerifyOpt
             f"the artifact has a vocabulary of {artifact.manifest.model.vocab_size}, the saved reference of "
             f"{saved.vocabulary}: it belongs to another model"
         )
+    if saved.facts["layers_kept"] != artifact.manifest.source.layers_kept:
+        raise BadInputError("the saved reference has another number of layers than the artifact: save another")
     text = _text_of(saved, options)
-    with Scratch(options.scratch, saved.vocabulary, passes=1) as scratch:
+    with Scratch(options.scratch, saved.vocabulary, ARTIFACT_ALONE) as scratch:
         candidate = run_artifact(artifact, text, saved.windows, options, scratch)
         table = _compare(saved.compare_rows, candidate.logits, saved.windows, options)
     tokenizer = None

@@ -129,7 +129,7 @@ def load_reference(path: Path) -> SavedReference:
             arrays = {name: _member(archive, name, size) for name in _ARRAYS}
         meta = json.loads(arrays["meta"].tobytes())
         windows = Windows.from_description(arrays["tokens"], meta["text"])
-        facts = {key: meta[key] for key in ("vocabulary", "parameters", "source", "versions")}
+        facts = {key: meta[key] for key in ("vocabulary", "parameters", "layers_kept", "source", "versions")}
         _check(arrays, windows, meta)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

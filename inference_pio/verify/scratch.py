@@ -13,6 +13,7 @@ from types import TracebackType
 import numpy as np
 
 from inference_pio.errors import ResourceLimitError
+from inference_pio.verify.passes import Passes
 
 CHUNK_ELEMENTS = 4 << 20
 """Logits of one chunk of positions: 16 MB as float32, 32 MB as float64."""
@@ -72,16 +73,18 @@ class LogitsFile:
 class Scratch:
     """The logits files of one verification; all of them are gone when it is closed."""
 
-    def __init__(self, folder: Path | None, vocabulary: int, passes: int) -> None:
-        """`folder` None is the system's temporary folder; `passes` is the number of files that will be opened."""
+    def __init__(self, folder: Path | None, vocabulary: int, passes: Passes) -> None:
+        """`folder` None is the system's temporary folder."""
         self._folder = Path(tempfile.gettempdir()) if folder is None else folder
         self._vocabulary, self._passes = vocabulary, passes
         self._stack = ExitStack()
 
+    def require(self, positions: int, window: int) -> None:
+        """Raise ResourceLimitError unless the logits of all passes over so many positions fit on the disk."""
+        require_space(self._folder, self._passes.rows(positions, window) * self._vocabulary * 4)
+
     def open(self, positions: int) -> LogitsFile:
-        """A file for so many rows; raises ResourceLimitError unless all files still to come fit on the disk."""
-        require_space(self._folder, self._passes * positions * self._vocabulary * 4)
-        self._passes -= 1
+        """An empty file for so many rows."""
         return self._stack.enter_context(LogitsFile(self._folder, positions, self._vocabulary))
 
     def __enter__(self) -> Scratch:

@@ -39,7 +39,6 @@ class StoredRows:
     first: int
     shape: tuple[int, ...]
     read: Callable[[int, int], np.ndarray]
-    lossless: bool
     activation_block: int | None = None
 
     def rows(self, start: int, stop: int) -> np.ndarray:
@@ -65,11 +64,6 @@ class ArtifactWeights:
             self._add(value)
         if not self._others and not self._tables:
             raise BadInputError(f"{model} does not say which tensors its weights are: export the artifact again")
-
-    @property
-    def lossless(self) -> bool:
-        """True when every weight is stored as float32 and multiplied as such, so that nothing is left to simulate."""
-        return all(s.lossless for s in (*self._tables.values(), *self._others.values()))
 
     @property
     def rounds_activations(self) -> bool:
@@ -156,7 +150,6 @@ def _float(value: ir.Value) -> StoredRows:
         first=0,
         shape=_shape(value),
         read=lambda start, stop: np.ascontiguousarray(read_rows(tensor, start, stop), dtype=np.float32),
-        lossless=tensor.dtype == ir.DataType.FLOAT,
     )
 
 
@@ -182,7 +175,7 @@ def _quantized(
         packed = read_rows(values, start, stop).reshape(stop - start, -1)
         return dequantize(packed, scale.reshape(stop - start, blocks), bits, block, columns)
 
-    return StoredRows(first=0, shape=(rows, columns), read=read, lossless=False)
+    return StoredRows(first=0, shape=(rows, columns), read=read)
 
 
 def dequantize(packed: np.ndarray, scales: np.ndarray, bits: int, block: int, columns: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,10 @@ class Windows:
     def inputs(self) -> list[np.ndarray]:
         """The token ids of each window."""
         return [self.stream[start : min(start + self.window, self.positions)] for start in self.starts]
+
+    def first(self, positions: int) -> Windows:
+        """The same windows without what follows the first `positions`, a whole number of windows."""
+        return replace(self, stream=self.stream[: positions + 1])
 
     def describe(self) -> dict[str, Any]:
         """What identifies the windows, as stored in reports and saved references."""
