@@ -6,7 +6,6 @@ import math
 import os
 import platform
 import re
-import resource
 from collections import Counter
 from dataclasses import asdict
 from importlib.metadata import version
@@ -28,6 +27,7 @@ from inference_pio.artifact.manifest import (
     TensorFacts,
     fingerprint,
 )
+from inference_pio.artifact.process import peak_rss_bytes
 from inference_pio.artifact.writer import ArtifactWriter
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.checkpoint.files import read_small
@@ -155,12 +155,11 @@ def build_report(
     needed: Estimate, threads: int, rewrites: list[RewriteReport], model: ir.Model, seconds: float
 ) -> bytes:
     """How the export went on this machine: times, memory, matches; not part of the fingerprint."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
     return json_bytes(
         {
             "seconds": round(seconds, 3),
             "expected_peak_bytes": needed.peak_memory,
-            "process_peak_bytes": usage.ru_maxrss * 1024,
+            "process_peak_bytes": peak_rss_bytes(),
             "threads": threads,
             "nodes": len(list(model.graph)),
             "rewrites": [asdict(report) for report in rewrites],

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from inference_pio.artifact.process import peak_rss_bytes
 from inference_pio.runtime.config import EngineConfig
 from inference_pio.runtime.engine import Engine
 from inference_pio.runtime.result import Result
@@ -40,19 +41,9 @@ def bench(
         "time_to_first_token_s": statistics.median(t.time_to_first_token_s for t in timings),
         "outside_run_share": statistics.median(1 - t.decode_run_s / t.decode_s for t in timings),
         "load_s": load_s,
-        "peak_rss_bytes": _peak_rss(),
+        "peak_rss_bytes": peak_rss_bytes(),
         "steady_rss_bytes": steady,
         "prompt_tokens": prompt_tokens,
         "new_tokens": new_tokens,
         "repeat": repeat,
     }
-
-
-def _peak_rss() -> int:
-    """The largest resident size of this process so far, in bytes."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-    except OSError:
-        return int(psutil.Process().memory_info().rss)
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024

@@ -1,50 +1,56 @@
-"""Chat templates of checkpoints, rendered in jinja2's sandbox."""
+"""Chat templates of checkpoints: conversations to prompt texts, as transformers renders them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 from inference_pio.errors import BadInputError
-from inference_pio.runtime.tokenizer import NAMED_TOKENS, read_config
+from inference_pio.runtime.messages import checked_messages, checked_tools, plain
+from inference_pio.runtime.tokenizer import NAMED_TOKENS, read_config, token_text
 
-MAX_OUTPUT = 16 << 20
-"""Characters that a rendered conversation may have."""
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+MAX_SOURCE = 1 << 20
+"""Characters that a template may have."""
+
+_GIVEN = ("messages", "tools", "documents", "add_generation_prompt")
 
 
 class ChatTemplate:
-    """A compiled template and the special tokens that it may name."""
+    """A compiled template with the special tokens that it may name. Threads may share it."""
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        from jinja2 import TemplateError
+    def __init__(self, source: str, special_tokens: Mapping[str, str], tool_source: str | None = None) -> None:
+        """Compile `source`, and `tool_source` for conversations with tools where a checkpoint has its own.
 
-        try:
-            self._template = _environment().from_string(source)
-        except (TemplateError, RecursionError) as error:
-            raise BadInputError(f"the chat template cannot be read: {error}") from None
+        Raises BadInputError when a template is not one.
+        """
+        from inference_pio.runtime.template_sandbox import TemplateSandbox
+
+        self._sandbox = TemplateSandbox()
+        self._template = self._compiled(source)
+        self._tool_template = None if tool_source is None else self._compiled(tool_source)
         self._special_tokens = dict(special_tokens)
+        self._lock = Lock()
 
     @classmethod
     def load(cls, folder: Path) -> ChatTemplate:
-        """The template of an artifact: `chat_template.jinja`, else the one in `tokenizer_config.json`.
+        """The template of a folder: `chat_template.jinja`, else the one in `tokenizer_config.json`.
 
         Raises BadInputError when there is none or it cannot be read.
         """
         config_path = folder / "tokenizer_config.json"
         config = read_config(config_path) if config_path.exists() else {}
         file = folder / "chat_template.jinja"
-        source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
-        if isinstance(source, list):
-            named = {item.get("name"): item.get("template") for item in source if isinstance(item, dict)}
-            source = named.get("default")
-        if not isinstance(source, str) or not source:
+        sources = _named(_text(file) if file.exists() else config.get("chat_template"), config_path)
+        if "default" not in sources:
             raise BadInputError(f"{folder} has no chat template: use generate with a prompt of your own")
-        tokens = {name: config.get(name) for name in NAMED_TOKENS}
-        texts = {n: t["content"] if isinstance(t, dict) else t for n, t in tokens.items() if t}
-        return cls(source, {name: text for name, text in texts.items() if isinstance(text, str)})
+        tokens = {name: token_text(config.get(name), f"{config_path}: {name}") for name in NAMED_TOKENS}
+        special_tokens = {name: text for name, text in tokens.items() if text is not None}
+        return cls(sources["default"], special_tokens, sources.get("tool_use"))
 
     def render(
         self,
@@ -53,64 +59,75 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The conversation as text for the tokenizer; raises BadInputError for what the template refuses."""
-        from jinja2 import TemplateError
+        """The conversation as text for the tokenizer, which must not add special tokens of its own.
 
-        check_messages(messages)
+        `variables` are further names that the template may use, such as `enable_thinking`; they come before the
+        special tokens. Raises BadInputError for messages that are none, for what the template refuses, and for a
+        template that does what the sandbox forbids or takes more work or text than it allows.
+        """
+        taken = [name for name in _GIVEN if name in (variables or {})]
+        if taken:
+            raise BadInputError(f"the template variable {taken[0]} is given by an argument of its own: use that")
         values = {
             **self._special_tokens,
-            **(variables or {}),
-            "messages": [dict(message) for message in messages],
-            "tools": tools,
-            "add_generation_prompt": add_generation_prompt,
+            **plain(dict(variables or {}), "variables"),
+            "messages": checked_messages(messages),
+            "tools": checked_tools(tools),
+            "documents": None,
+            "add_generation_prompt": bool(add_generation_prompt),
         }
-        pieces, size = [], 0
+        template = self._template if tools is None or self._tool_template is None else self._tool_template
+        return self._rendered(template, values)
+
+    def _rendered(self, template: Template, values: dict[str, Any]) -> str:
+        from jinja2 import TemplateError
+
+        from inference_pio.runtime.template_limits import Meter
+
+        with self._lock:
+            self._sandbox.meter = meter = Meter()
+            try:
+                return "".join(meter.bounded(template.generate(values)))
+            # A template is a program: its expressions fail with Python's own errors too.
+            except (TemplateError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+                raise BadInputError(f"the chat template refuses these messages: {_cause(error)}") from None
+            except (NameError, ValueError) as error:
+                raise BadInputError(f"the chat template fails on these messages: {_cause(error)}") from None
+
+    def _compiled(self, source: str) -> Template:
+        from jinja2 import TemplateError
+
+        if len(source) > MAX_SOURCE:
+            raise BadInputError(f"the chat template has more than {MAX_SOURCE} characters: restore it")
         try:
-            for piece in self._template.generate(values):
-                size += len(piece)
-                if size > MAX_OUTPUT:
-                    raise BadInputError(f"the chat template makes more than {MAX_OUTPUT} characters")
-                pieces.append(piece)
-        except (TemplateError, RecursionError, TypeError, ValueError, OverflowError) as error:
-            if isinstance(error, BadInputError):
-                raise
-            raise BadInputError(f"the chat template refuses these messages: {error}") from None
-        return "".join(pieces)
+            return self._sandbox.from_string(source)
+        except (TemplateError, RecursionError, SyntaxError, ValueError) as error:
+            raise BadInputError(f"the chat template cannot be read: {_cause(error)}") from None
 
 
-def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
-    """Raise BadInputError unless `messages` is a list of mappings with a role."""
-    if not isinstance(messages, (list, tuple)) or not messages:
-        raise BadInputError('messages must be a list such as [{"role": "user", "content": "..."}]')
-    for index, message in enumerate(messages):
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise BadInputError(f"message {index} must be a mapping with a role and a content")
+def _named(source: Any, where: Path) -> dict[str, str]:
+    """Templates by name, of a single one or of a list of objects with `name` and `template`."""
+    if source is None or source == "":
+        return {}
+    entries = [{"name": "default", "template": source}] if isinstance(source, str) else source
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("name"), str) and isinstance(entry.get("template"), str)
+        for entry in entries
+    ):
+        raise BadInputError(f"{where}: chat_template must be a text or a list of named ones: restore the file")
+    return {entry["name"]: entry["template"] for entry in entries}
 
 
-def _environment() -> Any:
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadInputError(f"{file} cannot be read ({error.strerror}): restore it") from None
+    except UnicodeDecodeError:
+        raise BadInputError(f"{file} is not UTF-8: restore it") from None
 
 
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """JSON without the HTML escapes of jinja2's own filter, as templates for transformers expect."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise(message: str) -> NoReturn:
-    from jinja2 import TemplateError
-
-    raise TemplateError(message)
+def _cause(error: BaseException) -> str:
+    """An error's first line, short enough for a sentence; its kind where it says nothing."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0][:300]

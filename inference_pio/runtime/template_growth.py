@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2.exceptions import SecurityError
 
-from inference_pio.runtime.template_limits import MAX_TEXT, Meter
+from inference_pio.runtime.template_limits import Meter
 
 MAX_BITS = 1 << 16
 """Bits that an integer may have."""

@@ -57,6 +57,16 @@ class Meter:
             return value
         return self._counted(value) if isinstance(value, Iterator) else value
 
+    def bounded(self, pieces: Iterable[str]) -> Iterator[str]:
+        """The pieces of a text, counted as they come."""
+        size = 0
+        for piece in pieces:
+            size += len(piece)
+            if size > MAX_TEXT:
+                raise SecurityError(f"it makes a text of more than {MAX_TEXT} characters")
+            self.spend(len(piece) // 64 + 1)
+            yield piece
+
     def size(self, value: Any) -> int:
         """Characters of a value's text, roughly; shared parts count wherever they stand, but are visited once."""
         return self._size(value, {})

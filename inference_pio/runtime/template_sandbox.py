@@ -27,6 +27,11 @@ from inference_pio.runtime.template_limits import Meter
 
 # Filters of jinja2 that make much of little or nothing twice alike, and that chat templates have no use for.
 _LEFT_OUT = ("lipsum", "pprint", "random", "urlize", "wordwrap", "xmlattr")
+# Filters that read a text as a whole; the others go through its characters one by one.
+_TEXTUAL = frozenset(
+    {"capitalize", "center", "e", "escape", "float", "forceescape", "format", "indent", "int", "lower", "replace"}
+    | {"string", "striptags", "title", "tojson", "trim", "truncate", "upper", "urlencode", "wordcount"}
+)
 # Filters that only look at a part of their input.
 _CONSTANT_TIME = frozenset({"attr", "count", "d", "default", "first", "items", "last", "length", "safe"})
 # Names of the steps that the rewritten template goes through; no template can spell them.
@@ -42,7 +47,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation])
         self.meter = Meter()
         self.finalize = self._finalized
-        self.concat = self._concat  # type: ignore[assignment]
+        self.concat = self._concat  # type: ignore[method-assign]
         for name in _LEFT_OUT:
             self.filters.pop(name, None)
             self.globals.pop(name, None)
@@ -50,7 +55,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         self.filters = {name: self._limited(name, function) for name, function in self.filters.items()}
         self.filters |= {_ITERATED: self._iterated, _MADE: self._made, _READ: self._read, _JOINED: self._joined}
         self.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
-        self.globals |= {"dict": _dict, "namespace": _TemplateNamespace}
+        self.globals |= {"dict": _DictMaker(), "namespace": _TemplateNamespace}
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """An operator, unless its result would be too large."""
@@ -85,7 +90,9 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
     def _generate(
         self, source: nodes.Template, name: str | None, filename: str | None, defer_init: bool = False
     ) -> str:
-        return super()._generate(_Metering().visit(source), name, filename, defer_init)
+        _Metering().visit(source)
+        source.set_environment(self)
+        return super()._generate(source, name, filename, defer_init)
 
     def _limited(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """A filter that counts what it reads and makes."""
@@ -94,7 +101,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         @functools.wraps(function)
         def limited(*args: Any, **kwargs: Any) -> Any:
             if name not in _CONSTANT_TIME and len(args) > first:
-                value = self.meter.iterated(args[first])
+                value = (self.meter.read if name in _TEXTUAL else self.meter.iterated)(args[first])
                 value = list(value) if name == "join" and hasattr(value, "__next__") else value
                 check_filter(self.meter, name, value, [*args[first + 1 :], *kwargs.values()])
                 args = (*args[:first], value, *args[first + 1 :])
@@ -174,10 +181,20 @@ class _Generation(Extension):
         return nodes.Scope(body, lineno=line)
 
 
+class _DictMaker:
+    """`dict` for templates: what makes one, without the type itself."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, keys: Iterable[Any], value: Any = None) -> dict[Any, Any]:
+        return dict.fromkeys(keys, value)
+
+
 class _TemplateNamespace(Namespace):
     """A namespace without private names, and without a text: it may refer to itself."""
 
-    def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: N805 (as in jinja2, so that `self` can be a name in it)
+    def __init__(*args: Any, **kwargs: Any) -> None:
         for name in dict(*args[1:], **kwargs):
             _check_public(name)
         Namespace.__init__(*args, **kwargs)
@@ -197,10 +214,6 @@ def _through(name: str, node: nodes.Node) -> nodes.Filter:
 def _check_public(name: Any) -> None:
     if isinstance(name, str) and name.startswith("_"):
         raise SecurityError(f"it stores {name!r} in a namespace, and names there may not begin with an underscore")
-
-
-def _dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
-    return dict(*args, **kwargs)
 
 
 def _raise_exception(message: str) -> NoReturn:

@@ -79,7 +79,9 @@ def test_checker_accepts_the_file(case):
     onnx.checker.check_model(str(case[0] / "model.onnx"))
 
 
-@pytest.mark.parametrize("chunks", [[90], [1] * 90, [64, 26], [30, 1, 1, 58]], ids=["prefill", "decode", "two", "mixed"])
+@pytest.mark.parametrize(
+    "chunks", [[90], [1] * 90, [64, 26], [30, 1, 1, 58]], ids=["prefill", "decode", "two", "mixed"]
+)
 def test_chunks(case, chunks):
     path, model = case
     graph, ids, done, pieces = Lowered(path), random_ids(1, 90), 0, []

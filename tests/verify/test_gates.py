@@ -74,10 +74,10 @@ def test_small_models_are_judged_away_from_near_ties() -> None:
     assert not gate.for_model(99_999_999).check(replace(flat, top1_agreement_clear=None)).passed
 
 
-@pytest.mark.parametrize("rounds", [True, False])
-def test_an_artifact_much_worse_than_its_simulation_fails(rounds: bool) -> None:
+@pytest.mark.parametrize("twin", [1e-6, None])
+def test_an_artifact_much_worse_than_its_simulation_fails(twin: float | None) -> None:
     gate = load_gate("int8")
-    excess = Excess(1e-4, 1e-6, 1e-4, rounds)
+    excess = Excess(1e-4, 1e-6, 1e-4, twin)
     assert gate.check(replace(PERFECT, kl_mean=1.2e-4 + 1e-6), excess).passed
     failed = gate.check(replace(PERFECT, kl_mean=1.22e-4), excess)
     assert not failed.passed
@@ -86,12 +86,15 @@ def test_an_artifact_much_worse_than_its_simulation_fails(rounds: bool) -> None:
 
 def test_agreement_with_the_simulation_depends_on_the_kernel() -> None:
     gate = load_gate("int8")
-    exact = Excess(1e-4, 1.0, 1e-3, rounds_activations=False)
+    exact = Excess(1e-4, 1.0, 1e-3, twin_kl_mean=None)
     assert gate.check(PERFECT, exact).passed
     assert not gate.check(PERFECT, replace(exact, agreement_max_logit_difference=1.01e-3)).passed
-    rounding = Excess(1e-4, 5e-5, 1.0, rounds_activations=True)
+    rounding = Excess(1e-4, 5e-5, 1.0, twin_kl_mean=1e-6)
     assert gate.check(PERFECT, rounding).passed
     assert not gate.check(PERFECT, replace(rounding, agreement_kl_mean=5.1e-5)).passed
+    chaotic = replace(rounding, twin_kl_mean=2e-4, agreement_kl_mean=3e-4)
+    assert gate.check(PERFECT, chaotic).passed
+    assert not gate.check(PERFECT, replace(chaotic, agreement_kl_mean=3.01e-4)).passed
 
 
 def test_recipes_find_their_gate() -> None:

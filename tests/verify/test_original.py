@@ -10,12 +10,19 @@ from pathlib import Path
 
 import pytest
 
-import inference_pio.verify
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError
 from inference_pio.verify.options import VerifyOptions
-from inference_pio.verify.original import Original, check_tokens, rounded_weights, source_matches
+from inference_pio.verify.original import (
+    Original,
+    check_simulation,
+    check_tokens,
+    passes_for,
+    rounded_weights,
+    source_matches,
+)
+from inference_pio.verify.passes import Passes
 
 
 @pytest.mark.parametrize(("ours", "index"), [([1, 9, 3], 1), ([1, 2], 2), ([1, 2, 3, 4], 3), ([], 0), ([9, 2, 3], 0)])
@@ -59,15 +66,31 @@ def test_an_unusable_tokenizer_is_refused(
         Original(checkpoint, manifest, VerifyOptions()).tokenize("text")
 
 
-@pytest.mark.parametrize(("precision", "rounds"), [("fp16", False), ("int8", True), ("int4", True)])
-def test_rounded_weights_know_their_kernels(precision: str, rounds: bool, tiny_artifact: Callable[[str], Path]) -> None:
-    weights = rounded_weights(Artifact.open(tiny_artifact(precision)))
-    assert weights is not None
-    assert weights.rounds_activations == rounds
+@pytest.mark.parametrize(
+    ("precision", "simulation", "twin"),
+    [("fp32", False, False), ("fp16", True, False), ("int8", True, True), ("int4", True, True)],
+)
+def test_what_is_simulated_follows_from_the_recipe(
+    precision: str, simulation: bool, twin: bool, tiny_artifact: Callable[[str], Path]
+) -> None:
+    artifact = Artifact.open(tiny_artifact(precision))
+    assert passes_for(artifact.manifest, VerifyOptions()) == Passes(True, simulation, twin)
+    assert passes_for(artifact.manifest, VerifyOptions(simulation=False)) == Passes(True, False, False)
+    check_simulation(artifact)
+    assert rounded_weights(artifact).rounds_activations == twin
 
 
-def test_float32_leaves_nothing_to_simulate(tiny_artifact: Callable[[str], Path]) -> None:
-    assert rounded_weights(Artifact.open(tiny_artifact("fp32"))) is None
+def test_one_weight_of_another_format_is_worth_a_simulation(tiny_artifact: Callable[[str], Path]) -> None:
+    manifest = Artifact.open(tiny_artifact("fp32")).manifest
+    recipe = replace(manifest.recipe, overrides={"*.down_proj.weight": "fp16"})
+    assert passes_for(replace(manifest, recipe=recipe), VerifyOptions()).simulation
+
+
+def test_several_graphs_cannot_be_simulated_yet(tiny_artifact: Callable[[str], Path]) -> None:
+    artifact = Artifact.open(tiny_artifact("int8"))
+    graphs = artifact.manifest.graphs * 2
+    with pytest.raises(BadInputError, match="2 graphs"):
+        check_simulation(replace(artifact, manifest=replace(artifact.manifest, graphs=graphs)))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
@@ -86,28 +109,17 @@ def test_an_artifact_names_every_tensor_of_its_checkpoint(
             assert abs(stored - exact).max() <= {"fp32": 0, "fp16": 1e-3, "int8": 0.01, "int4": 0.13}[precision] * scale
 
 
+@pytest.mark.parametrize("package", ["torch", "transformers"])
 def test_missing_packages_are_named(
-    tiny: Path, tiny_artifact: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    package: str, tiny: Path, tiny_artifact: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = Artifact.open(tiny_artifact("int8"))
-    monkeypatch.delitem(sys.modules, "inference_pio.verify.reference", raising=False)
-    monkeypatch.delattr(inference_pio.verify, "reference", raising=False)
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with Checkpoint.open(tiny) as checkpoint, pytest.raises(BadInputError, match=r"torch.*inference-pio\[verify\]"):
+    monkeypatch.setitem(sys.modules, package, None)
+    with (
+        Checkpoint.open(tiny) as checkpoint,
+        pytest.raises(BadInputError, match=rf"{package}.*inference-pio\[verify\]"),
+    ):
         Original(checkpoint, artifact.manifest, VerifyOptions())
-    monkeypatch.delitem(sys.modules, "inference_pio.verify.simulation", raising=False)
-    monkeypatch.delattr(inference_pio.verify, "simulation", raising=False)
     monkeypatch.setitem(sys.modules, "onnx_ir", None)
     with pytest.raises(BadInputError, match=r"onnx_ir.*inference-pio\[verify\]"):
-        rounded_weights(artifact)
-
-
-@pytest.mark.parametrize("change", [{"window": 0}, {"positions": 0}, {"threads": -1}])
-def test_sizes_below_one_are_refused(change: dict[str, int]) -> None:
-    with pytest.raises(BadInputError, match="at least 1"):
-        VerifyOptions(**change)
-
-
-def test_a_reference_is_either_reused_or_saved() -> None:
-    with pytest.raises(BadInputError, match="one of the two"):
-        VerifyOptions(reference=Path("a"), save_reference=Path("b"))
+        check_simulation(artifact)

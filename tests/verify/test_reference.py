@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Iterator
@@ -143,6 +144,27 @@ def test_every_tensor_is_read_once_whatever_the_number_of_windows(tmp_path: Path
         expected = {name: info.shape[0] for name, info in checkpoint.tensors.items()}
     del expected["model.embed_tokens.weight"]
     assert spy.read == expected
+
+
+class OneLayerAtATime(SpyingWeights):
+    """Looks, whenever rows are read, at how many decoder layers hold weights."""
+
+    most = 0
+
+    def rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        layers = [found for found in gc.get_objects() if type(found).__name__ == "Qwen3DecoderLayer"]
+        loaded = [layer for layer in layers if any(not p.is_meta for p in layer.parameters())]
+        self.most = max(self.most, len(loaded))
+        return super().rows(name, start, stop)
+
+
+def test_a_layer_gives_its_memory_back_before_the_next_is_loaded(tmp_path: Path) -> None:
+    path = write_shape("plain", tmp_path / "checkpoint")
+    gc.collect()
+    with Checkpoint.open(path) as checkpoint:
+        watch = OneLayerAtATime(checkpoint, None)
+        streamed(path, make_windows(2048, (3,)), watch)
+    assert watch.most == 0  # a layer counts as loaded only after all of its tensors were read
 
 
 @pytest.mark.parametrize("block", [16, 32, 64])

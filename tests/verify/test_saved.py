@@ -17,7 +17,12 @@ from inference_pio.verify import metrics
 from inference_pio.verify.saved import SavedReference, collect, load_reference
 from inference_pio.verify.windows import Text, cut
 
-FACTS = {"parameters": 7, "source": {"config.json": {"sha256": "00", "size": 3}}, "versions": {"torch": "2"}}
+FACTS = {
+    "parameters": 7,
+    "layers_kept": None,
+    "source": {"config.json": {"sha256": "00", "size": 3}},
+    "versions": {"torch": "2"},
+}
 
 
 def logits(vocabulary: int, positions: int = 60, seed: int = 0) -> np.ndarray:

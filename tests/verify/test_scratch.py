@@ -11,6 +11,7 @@ import pytest
 
 from inference_pio.errors import ResourceLimitError
 from inference_pio.verify import scratch
+from inference_pio.verify.passes import ARTIFACT_ALONE, Passes, twin_positions
 
 
 def test_rows_and_columns_land_where_they_belong(tmp_path: Path) -> None:
@@ -44,18 +45,36 @@ def test_reading_what_was_not_written_is_an_error(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_in_the_folder_even_while_it_is_used(tmp_path: Path) -> None:
-    with scratch.Scratch(tmp_path, 3, passes=2) as files:
+    with scratch.Scratch(tmp_path, 3, ARTIFACT_ALONE) as files:
         files.open(4).write(0, 0, np.zeros((4, 3), dtype=np.float32))
         assert list(tmp_path.iterdir()) == []
     assert list(tmp_path.iterdir()) == []
 
 
-def test_all_passes_must_fit_before_the_first_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scratch.shutil, "disk_usage", lambda folder: SimpleNamespace(free=3 * 4 * 10 * 100 - 1))
-    with scratch.Scratch(tmp_path, 100, passes=3) as files, pytest.raises(ResourceLimitError, match="scratch space"):
-        files.open(10)
-    with scratch.Scratch(tmp_path, 100, passes=2) as files:
-        files.open(10)
+@pytest.mark.parametrize(
+    ("passes", "rows"),
+    [
+        (ARTIFACT_ALONE, 5000),
+        (Passes(reference=True, simulation=False, twin=False), 10_000),
+        (Passes(reference=True, simulation=True, twin=True), 15_000 + 1000),
+    ],
+)
+def test_all_passes_must_fit_before_the_first_begins(
+    passes: Passes, rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = scratch.Scratch(tmp_path, 100, passes)
+    monkeypatch.setattr(scratch.shutil, "disk_usage", lambda folder: SimpleNamespace(free=rows * 100 * 4))
+    files.require(5000, 500)
+    monkeypatch.setattr(scratch.shutil, "disk_usage", lambda folder: SimpleNamespace(free=rows * 100 * 4 - 1))
+    with pytest.raises(ResourceLimitError, match="scratch space"):
+        files.require(5000, 500)
+
+
+@pytest.mark.parametrize(
+    ("positions", "window", "expected"), [(4096, 512, 1024), (4096, 500, 1000), (300, 512, 300), (9000, 3000, 3000)]
+)
+def test_the_twin_has_whole_windows(positions: int, window: int, expected: int) -> None:
+    assert twin_positions(positions, window) == expected
 
 
 def test_a_full_disk_is_a_resource_limit(tmp_path: Path) -> None:
@@ -78,7 +97,7 @@ def test_a_full_disk_is_a_resource_limit(tmp_path: Path) -> None:
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ResourceLimitError, match="nowhere"):
-        scratch.Scratch(tmp_path / "nowhere", 3, 1).open(1)
+        scratch.Scratch(tmp_path / "nowhere", 3, ARTIFACT_ALONE).open(1)
 
 
 @pytest.mark.parametrize(("positions", "vocabulary"), [(1, 1), (5, 10**9), (100, 3), (0, 3)])

@@ -110,7 +110,6 @@ def test_linear_layers(tmp_path: Path, external: bool, bits: int, columns: int, 
     assert weights.shape("a.weight") == (5, columns)
     assert (weights.rows("a.weight", 0, 5) == values).all()
     assert (weights.rows("a.weight", 2, 4) == values[2:4]).all()
-    assert not weights.lossless
 
 
 def test_stacked_layers_are_taken_apart(tmp_path: Path) -> None:
@@ -171,10 +170,9 @@ def test_one_table_that_serves_as_head_too(tmp_path: Path) -> None:
     weights = ArtifactWeights(file.save(tmp_path))
     assert (weights.rows("embed", 1, 3) == values[1:3]).all()
     assert (weights.embedding_rows("embed", np.array([2])) == values[[2]]).all()
-    assert weights.lossless
 
 
-def test_float16_is_widened_and_is_a_loss(tmp_path: Path) -> None:
+def test_float16_is_widened(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float16)
     file = ModelFile()
     file.node("MatMul", [None, file.node("Cast", [file.weight("w", values, [("w", 4)])], to=1)])
@@ -186,7 +184,6 @@ def test_float16_is_widened_and_is_a_loss(tmp_path: Path) -> None:
     assert (weights.rows("w", 0, 4) == values.astype(np.float32)).all()
     assert (weights.embedding_rows("table", np.array([1, 3])) == values[[1, 3]].astype(np.float32)).all()
     assert weights.shape("norm") == (8,)
-    assert not weights.lossless
 
 
 def test_weights_of_no_tensor_are_left_alone(tmp_path: Path) -> None:

@@ -67,6 +67,13 @@ def test_unreadable_texts_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         read_text(path)
 
 
+def test_the_first_windows_are_those_of_the_whole() -> None:
+    whole = cut(TEXT, list(range(250)), 100, 1000)
+    first = whole.first(200)
+    assert [list(inputs) for inputs in first.inputs] == [list(inputs) for inputs in whole.inputs[:2]]
+    assert (first.targets == whole.targets[:200]).all()
+
+
 def test_a_description_recognises_its_own_tokens_only() -> None:
     found = cut(TEXT, list(range(50)), 20, 40)
     description = found.describe()

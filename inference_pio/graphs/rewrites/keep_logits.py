@@ -47,5 +47,3 @@ def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:
         ends = b.const([np.iinfo(np.int64).max])
         last = b.op("Slice", [match.head.x, b.op("Neg", [keep]), ends, b.const([1])], name="last_positions")
     node.replace_input_with(0, last)
-    shape = list(match.head.output.shape or [])
-    match.head.output.shape = ir.Shape([shape[0], "logits_length", shape[2]])

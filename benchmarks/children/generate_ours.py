@@ -1,0 +1,44 @@
+"""Load an artifact, run one prompt to warm up and another to measure."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from process import report, spec, status_bytes
+
+asked = spec()
+started = time.perf_counter()
+import numpy as np  # noqa: E402 (the import is part of what is measured)
+
+from inference_pio.runtime import Engine, EngineConfig, Result, SamplingParams  # noqa: E402
+
+imported = time.perf_counter()
+config = EngineConfig(
+    threads=asked["threads"], prefix_cache_bytes=asked["prefix_cache_bytes"], cache_dir=Path(asked["cache_dir"])
+)
+with Engine.open(asked["artifact"], config) as engine:
+    loaded = time.perf_counter()
+    vocabulary = engine.manifest.model.vocab_size
+    other, ids = np.random.default_rng(asked["seed"]).integers(0, vocabulary, (2, asked["prompt_tokens"])).tolist()
+    params = SamplingParams(max_new_tokens=asked["new_tokens"], ignore_eos=True, **asked["sampling"])
+    engine.generate(other, params)
+    result = engine.generate(ids, params)
+    assert isinstance(result, Result) and len(result.token_ids) == asked["new_tokens"]
+    timings, manifest = result.timings, engine.manifest
+    report(
+        {
+            "prefill_tokens_per_s": timings.prefill_tokens_per_s,
+            "decode_tokens_per_s": timings.decode_tokens_per_s,
+            "outside_run_share": 1 - timings.decode_run_s / timings.decode_s,
+            "decode_step_ms": 1000 * timings.decode_s / asked["new_tokens"],
+            "import_s": imported - started,
+            "load_s": loaded - imported,
+            "steady_rss_bytes": status_bytes("VmRSS"),
+            "peak_rss_bytes": status_bytes("VmHWM"),
+            "kv_bytes": manifest.memory.cache_bytes_per_token * (asked["prompt_tokens"] + asked["new_tokens"]),
+            "tokens": list(result.token_ids),
+        }
+    )

@@ -1,0 +1,50 @@
+"""Weight formats by name, and the block sizes they come to."""
+
+import pytest
+
+from inference_pio.errors import BadInputError
+from inference_pio.graphs.formats import FP16, FP32, WeightFormat
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("fp32", FP32),
+        ("fp16", FP16),
+        ("int8", WeightFormat(8)),
+        ("int4", WeightFormat(4)),
+        ("int4-block32", WeightFormat(4, 32)),
+        ("int8-block128", WeightFormat(8, 128)),
+        ("int8-block16", WeightFormat(8, 16)),
+    ],
+)
+def test_names_and_formats(text, expected):
+    assert WeightFormat.parse(text) == expected
+    assert str(expected) == text
+
+
+STRANGE = (
+    *("", "int", "int3", "int44", "fp8", "bf16", "INT8", "int8 ", "fp32-block32", "int4-block", "int4-block0"),
+    *("int4-block48", "int4-block256", "int4-block-32", "int8-block1_6", "int4-block32\n"),
+)
+
+
+@pytest.mark.parametrize("text", STRANGE)
+def test_other_names_are_refused(text):
+    with pytest.raises(BadInputError, match="use fp32, fp16, int8, int4"):
+        WeightFormat.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("columns", "block", "gather"),
+    [(1024, 128, 128), (192, 64, 64), (160, 32, 32), (48, 16, 16), (40, 32, None), (56, 32, None), (1, 32, None)],
+)
+def test_the_largest_block_that_divides(columns, block, gather):
+    assert WeightFormat(8).block(columns) == block
+    assert WeightFormat(8).gather_block(columns) == gather
+
+
+def test_a_given_block_holds_for_products_and_bounds_lookups():
+    chosen = WeightFormat(4, 64)
+    assert [chosen.block(columns) for columns in (128, 96, 40)] == [64, 64, 64]
+    assert [chosen.gather_block(columns) for columns in (128, 96, 48, 40)] == [64, 32, 16, None]

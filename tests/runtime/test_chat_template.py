@@ -1,0 +1,379 @@
+"""Chat templates render as transformers renders them."""
+
+from __future__ import annotations
+
+import enum
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from inference_pio.errors import BadInputError
+from inference_pio.runtime.chat_template import ChatTemplate
+
+USER = {"role": "user", "content": "Hi <b>& 'you'</b> \u00e9\u4e2d\n{{ no }}"}
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": 'of a <place> & "time"',
+        "parameters": {"type": "object", "properties": {"place": {"type": "string", "enum": ["\u00c5", "b"]}}},
+    },
+}
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"place": "\u00c5", "days": 3, "x": None}}}
+TALK = [
+    {"role": "system", "content": "Be brief."},
+    USER,
+    {"role": "assistant", "content": "<think>\nhm\n</think>\n\nHello.", "reasoning_content": None},
+    {"role": "user", "content": "Weather?"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL, CALL]},
+    {"role": "tool", "content": "sunny"},
+    {"role": "tool", "content": "rain"},
+    {"role": "assistant", "content": "Both.", "reasoning": "why\nnot"},
+    {"role": "user", "content": [{"type": "text", "text": "Thanks"}, {"type": "text", "text": " a lot"}]},
+]
+
+CHATML = """{{ bos_token }}{% for message in messages %}
+{{- '<|im_start|>' + message['role'] + '\n' + message['content'] | string + '<|im_end|>' + '\n' }}
+{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
+
+# What Qwen3's published template does: tools, tool calls and answers, reasoning kept only after the last question.
+QWEN_LIKE = r"""
+{%- macro text_of(content) %}
+    {%- if content is string %}{{- content }}
+    {%- elif content is iterable and content is not mapping %}
+        {%- for part in content %}{%- if 'text' in part %}{{- part.text }}{%- endif %}{%- endfor %}
+    {%- endif %}
+{%- endmacro %}
+{%- if tools %}
+    {{- '<|im_start|>system\n' }}
+    {%- if messages[0].role == 'system' %}{{- text_of(messages[0].content) + '\n\n' }}{%- endif %}
+    {{- "# Tools\n\nFunctions within <tools></tools>:\n<tools>" }}
+    {%- for tool in tools %}
+        {{- "\n" }}
+        {{- tool | tojson }}
+    {%- endfor %}
+    {{- "\n</tools><|im_end|>\n" }}
+{%- elif messages[0].role == 'system' %}
+    {{- '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}
+{%- endif %}
+{%- set ns = namespace(multi_step=true, last=messages|length - 1) %}
+{%- for message in messages[::-1] %}
+    {%- set index = (messages|length - 1) - loop.index0 %}
+    {%- if ns.multi_step and message.role == "user" %}
+        {%- set ns.multi_step = false %}
+        {%- set ns.last = index %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- set content = text_of(message.content) %}
+    {%- if message.role == "user" or (message.role == "system" and not loop.first) %}
+        {{- '<|im_start|>' + message.role + '\n' + content + '<|im_end|>' + '\n' }}
+    {%- elif message.role == "assistant" %}
+        {%- set reasoning = '' %}
+        {%- if message.reasoning_content is string %}
+            {%- set reasoning = message.reasoning_content %}
+        {%- elif '</think>' in content %}
+            {%- set reasoning = content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}
+            {%- set content = content.split('</think>')[-1].lstrip('\n') %}
+        {%- endif %}
+        {{- '<|im_start|>' + message.role }}
+        {%- if loop.index0 > ns.last and (loop.last or (not loop.last and reasoning)) %}
+            {{- '\n<think>\n' + reasoning.strip('\n') + '\n</think>\n\n' + content.lstrip('\n') }}
+        {%- else %}
+            {{- '\n' + content }}
+        {%- endif %}
+        {%- if message.tool_calls %}
+            {%- for tool_call in message.tool_calls %}
+                {%- if (loop.first and content) or (not loop.first) %}{{- '\n' }}{%- endif %}
+                {%- if tool_call.function %}{%- set tool_call = tool_call.function %}{%- endif %}
+                {{- '<tool_call>\n{"name": "' }}{{- tool_call.name }}{{- '", "arguments": ' }}
+                {%- if tool_call.arguments is string %}
+                    {{- tool_call.arguments }}
+                {%- else %}
+                    {{- tool_call.arguments | tojson }}
+                {%- endif %}
+                {{- '}\n</tool_call>' }}
+            {%- endfor %}
+        {%- endif %}
+        {{- '<|im_end|>\n' }}
+    {%- elif message.role == "tool" %}
+        {%- if loop.first or (messages[loop.index0 - 1].role != "tool") %}{{- '<|im_start|>user' }}{%- endif %}
+        {{- '\n<tool_response>\n' }}{{- content }}{{- '\n</tool_response>' }}
+        {%- if loop.last or (messages[loop.index0 + 1].role != "tool") %}{{- '<|im_end|>\n' }}{%- endif %}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}
+{%- endif %}
+"""
+
+# What Qwen3-Coder's published template uses beyond that: mappings as XML, previtem, safe, constants in lists.
+XML_LIKE = r"""
+{% macro item(key, value) -%}
+{{ '\n<' ~ key ~ '>' ~ (value | tojson | safe if value is mapping or value is sequence and value is not string
+   else value | string) ~ '</' ~ key ~ '>' }}
+{%- endmacro %}
+{%- for tool in tools or [] %}
+    {%- for key, value in tool.function.items() if key not in ['type', 'name'] %}{{ item(key, value) }}{% endfor %}
+    {%- for key, value in tool|dictsort %}{{ [key, value]|length }}{% endfor %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- if loop.previtem and loop.previtem.role == message.role %}+{% endif %}
+    {%- if message.tool_calls is defined and message.tool_calls is iterable %}
+        {%- for call in message.tool_calls %}
+            {%- for name, value in call.function.arguments|items %}{{ item(name, value) }}{% endfor %}
+        {%- endfor %}
+    {%- else %}
+        {%- if loop.index > 7 %}{% break %}{% endif %}
+        {%- if message.role == 'tool' %}{% continue %}{% endif %}
+        {{- (message.role|upper) ~ loop.cycle(1, 2) ~ loop.length ~ (message.content[:3] | trim) }}
+    {%- endif %}
+{%- endfor %}
+"""
+
+# Helpers, filters and tags one by one.
+CORNERS = {
+    "tojson": "{{ tools|tojson }}{{ tools|tojson(indent=2) }}{{ tools|tojson(ensure_ascii=True, sort_keys=True) }}",
+    "separators": "{{ tools|tojson(separators=(',', ':')) }}",
+    "generation": "{% for m in messages %}{% generation %}\n  {{ m.role }}{% endgeneration %}\n{% endfor %}x",
+    "generation scope": "{% set x = 1 %}{% generation %}{% set x = 2 %}{{ x }}{% endgeneration %}{{ x }}",
+    "whitespace": "  {% if true %}\n a \n  {% endif %}\n\n  {# note #}\nb\n",
+    "concatenation": "{{ 1 ~ none ~ true ~ [1, 'a'] ~ {'k': 2.5} ~ undefined_name }}",
+    "autoescape": "{% autoescape true %}{{ '<' ~ messages[1].content|safe }}{{ messages[1].content ~ '<' + '>'|e }}{% endautoescape %}{{ '<'|e ~ '>' }}",
+    "arithmetic": "{{ 7 % 3 }} {{ 2 ** 10 }} {{ 3 * 'ab' }} {{ [1] * 2 + [3] }} {{ 1.5 * 2 }} {{ '%s-%05d' % ('a', 7) }}",
+    "format": "{{ '{:>5}|{}'.format('a', 2) }} {{ '%s %s'|format(1, 'b') }} {{ '{{}} {0}{0}'.format(1) }}",
+    "strings": "{{ 'a,b'.split(',') }} {{ '-'.join(['a', 'b']) }} {{ 'aab'.replace('a', 'cc') }} {{ 'x'.center(5) }}",
+    "slices": "{{ 'abcdef'[1:4] }}{{ [1, 2, 3][::-1] }}{{ messages[1:]|length }}{{ 'abc'[-1] }}",
+    "comparisons": "{{ 1 < 2 < 3 }}{{ 'a' in 'cab' }}{{ 'role' in messages[0] }}{{ [1, 2] == [1, 2] }}{{ 3 not in (1, 2) }}",
+    "loops": "{% for a, b in [(1, 2), (3, 4)] %}{{ a + b }}{{ loop.last }}{% else %}none{% endfor %}",
+    "empty loop": "{% for x in missing %}{{ x }}{% else %}none{% endfor %}",
+    "filtered loop": "{% for m in messages if m.role == 'user' %}{{ loop.length }}{{ loop.revindex }}{% endfor %}",
+    "recursive loop": "{% for x in [[1, [2, 3]], [4]] recursive %}({{ loop(x) if x is iterable else x }}){% endfor %}",
+    "generators": "{% for r in messages|map(attribute='role')|unique %}{{ loop.length }}{{ r }}{% endfor %}",
+    "selections": "{{ messages|selectattr('role', 'equalto', 'user')|list|length }}{{ [3, 1]|sort }}{{ [1, 2]|sum }}",
+    "filters": "{{ [1, 2]|join('-') }}{{ range(3)|join }}{{ 'a b'|title }}{{ 'a\nb'|indent(2) }}{{ none|default('d', true) }}",
+    "macros": "{% macro f(a, b=2) %}{{ a }}{{ b }}{{ varargs }}{{ kwargs }}{% endmacro %}{{ f(1) }}{{ f(1, 2, 3, c=4) }}",
+    "caller": "{% macro f() %}[{{ caller(1) }}]{% endmacro %}{% call(x) f() %}{{ x }}y{% endcall %}",
+    "set block": "{% set x %}a{{ 1 }}b{% endset %}{{ x|upper }}{% filter upper %}c{{ x }}{% endfilter %}",
+    "namespace": "{% set n = namespace(a=[], self=1) %}{% set n.a = n.a + [2] %}{{ n.a }}{{ n.self }}",
+    "dict": "{{ dict(a=1, b=dict([('c', 2)])) }}{{ dict.fromkeys('ab', 1) if dict.fromkeys else '' }}",
+    "tests": "{{ 1 is number }}{{ 'a' is in ['a'] }}{{ x is not defined }}{{ none is none }}{{ 4 is divisibleby 2 }}",
+    "conditional": "{{ 'a' if tools else 'b' }}{{ (messages|first).role }}{{ (messages|last)['role'] }}",
+    "eos": "{{ eos_token }}{{ pad_token }}{{ unk_token is defined }}",
+    "reasoning": "{% for m in messages %}{{ m.thinking }}|{{ m.reasoning_content }}|{{ m.reasoning }};{% endfor %}",
+    "documents": "{{ documents is none }}{{ documents is defined }}",
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny: Path) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(
+        tokenizer_file=str(tiny / "tokenizer.json"), bos_token="<s>", eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+
+
+def both(tokenizer, source: str, messages: list, tools: Any = None, prompt: bool = True, **variables) -> tuple[str, str]:
+    """Our rendering and transformers'."""
+    ours = ChatTemplate(source, tokenizer.special_tokens_map).render(messages, tools, prompt, variables)
+    theirs = tokenizer.apply_chat_template(
+        messages, tools, chat_template=source, add_generation_prompt=prompt, tokenize=False, **variables
+    )
+    return ours, theirs
+
+
+@pytest.mark.parametrize("prompt", [True, False])
+@pytest.mark.parametrize("tools", [None, [], [WEATHER], [WEATHER, {"name": "bare"}]])
+@pytest.mark.parametrize("source", [CHATML, QWEN_LIKE], ids=["chatml", "qwen"])
+def test_whole_conversations(tokenizer, source, tools, prompt):
+    for length in range(1, len(TALK) + 1):
+        ours, theirs = both(tokenizer, source, TALK[:length], tools, prompt, enable_thinking=length % 2 == 0)
+        assert ours == theirs
+        assert "<|im_start|>" in ours
+
+
+def test_mappings_as_xml(tokenizer):
+    ours, theirs = both(tokenizer, XML_LIKE, TALK, [WEATHER])
+    assert ours == theirs and "<place>" in ours
+
+
+@pytest.mark.parametrize("name", CORNERS)
+def test_corners(tokenizer, name):
+    ours, theirs = both(tokenizer, CORNERS[name], TALK, [WEATHER])
+    assert ours == theirs
+
+
+def test_the_bundled_template(tiny):
+    messages = TALK[:2]
+    theirs = PreTrainedTokenizerFast.from_pretrained(tiny).apply_chat_template(messages, tokenize=False)
+    assert ChatTemplate.load(tiny).render(messages, add_generation_prompt=False) == theirs
+    assert ChatTemplate.load(tiny).render(messages) == theirs + "<|im_start|>assistant\n"
+
+
+def test_the_time(tokenizer):
+    assert ChatTemplate("{{ strftime_now('%Y')|length }}", {}).render([USER]) == "4"
+
+
+@pytest.mark.parametrize(
+    ("config", "tools", "expected"),
+    [
+        ({"chat_template": "one"}, None, "one"),
+        ({"chat_template": [{"name": "other", "template": "o"}, {"name": "default", "template": "d"}]}, None, "d"),
+        ({"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]}, None, "d"),
+        ({"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]}, [], "t"),
+        ({"chat_template": "{{ eos_token }}", "eos_token": {"content": "</s>", "special": True}}, None, "</s>"),
+        ({"chat_template": "{{ bos_token is defined }}", "bos_token": None}, None, "False"),
+    ],
+)
+def test_the_config_as_source(tmp_path, config, tools, expected):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert ChatTemplate.load(tmp_path).render([USER], tools) == expected
+
+
+def test_the_file_comes_before_the_config(tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "config", "eos_token": "E"}))
+    (tmp_path / "chat_template.jinja").write_text("file\u00e9{{ eos_token }}", encoding="utf-8")
+    assert ChatTemplate.load(tmp_path).render([USER]) == "file\u00e9E"
+
+
+def test_variables_come_before_special_tokens():
+    template = ChatTemplate("{{ bos_token }}{{ flag }}", {"bos_token": "<s>"})
+    assert template.render([USER], variables={"flag": True}) == "<s>True"
+    assert template.render([USER], variables={"bos_token": "x"}) == "x"
+    for name in ("messages", "tools", "add_generation_prompt"):
+        with pytest.raises(BadInputError, match=name):
+            template.render([USER], variables={name: 1})
+
+
+def test_enumerated_values_and_tuples_are_plain():
+    class Role(str, enum.Enum):
+        USER = "user"
+
+    template = ChatTemplate("{{ messages[0].role }}{{ messages[0].content }}{{ messages[0].n }}", {})
+    assert template.render(({"role": Role.USER, "content": "a", "n": (1, True)},)) == "usera(1, True)"
+
+
+def test_the_messages_are_not_changed():
+    messages = [{"role": "assistant", "content": "a", "reasoning": "b", "x": None}]
+    before = json.dumps(messages)
+    assert ChatTemplate("{{ messages[0].reasoning_content }}", {}).render(messages) == "b"
+    assert json.dumps(messages) == before
+
+
+def test_threads_share_a_template():
+    template = ChatTemplate(QWEN_LIKE, {})
+    conversations = [[{"role": "user", "content": f"{index}"}] * 50 for index in range(32)]
+    expected = [template.render(messages) for messages in conversations]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(template.render, conversations)) == expected
+
+
+def test_a_long_conversation_is_not_refused():
+    messages = [{"role": role, "content": "word " * 400} for role in ("user", "assistant")] * 500
+    assert len(ChatTemplate(QWEN_LIKE, {}).render(messages)) > 2_000_000
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        None,
+        [],
+        "hello",
+        {"role": "user", "content": "a"},
+        ["hello"],
+        [{"content": "a"}],
+        [{"role": None, "content": "a"}],
+        [{"role": 1, "content": "a"}],
+        [{"role": "user"}],
+        [{"role": "user", "content": None}],
+        [{"role": "user", "content": 5}],
+        [{"role": "user", "content": [5]}],
+        [{"role": "user", "content": b"a"}],
+        [{"role": "assistant", "tool_calls": []}],
+        [{"role": "user", "content": "a", "extra": object()}],
+        [USER, 3],
+    ],
+)
+def test_bad_messages(messages):
+    with pytest.raises(BadInputError, match="message"):
+        ChatTemplate("x", {}).render(messages)
+
+
+@pytest.mark.parametrize("tools", ["a", [1], {"name": "a"}, [print]])
+def test_bad_tools(tools):
+    with pytest.raises(BadInputError, match="tools"):
+        ChatTemplate("x", {}).render([USER], tools)
+
+
+def test_too_deep_messages():
+    deep: Any = "a"
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(BadInputError, match="nested"):
+        ChatTemplate("x", {}).render([{"role": "user", "content": [{"deep": deep}]}])
+
+
+def test_a_missing_template(tmp_path):
+    with pytest.raises(BadInputError, match="use generate"):
+        ChatTemplate.load(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": [{"name": "tool_use", "template": "x"}]}')
+    with pytest.raises(BadInputError, match="use generate"):
+        ChatTemplate.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("chat_template.jinja", b"\xff\xfe"),
+        ("chat_template.jinja", b"{% for %}"),
+        ("chat_template.jinja", b"{% if true %}"),
+        ("chat_template.jinja", b"{{ 1|nofilter }}"),
+        ("chat_template.jinja", b"{{ " + b"9" * 5000 + b" }}"),
+        ("chat_template.jinja", b"{{ " + b"(" * 3000 + b")" * 3000 + b" }}"),
+        ("chat_template.jinja", b"{% for x in y %}" * 60 + b"{% endfor %}" * 60),
+        ("chat_template.jinja", b"x" * (2 << 20)),
+        ("tokenizer_config.json", b"{"),
+        ("tokenizer_config.json", b"[]"),
+        ("tokenizer_config.json", b'{"chat_template": 5}'),
+        ("tokenizer_config.json", b'{"chat_template": ["a"]}'),
+        ("tokenizer_config.json", b'{"chat_template": [{"name": "default"}]}'),
+        ("tokenizer_config.json", b'{"chat_template": "x", "bos_token": 5}'),
+        ("tokenizer_config.json", b"[" * 100_000),
+    ],
+)
+def test_unusable_files(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInputError) as caught:
+        ChatTemplate.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_in_the_file_s_place(tmp_path):
+    (tmp_path / "chat_template.jinja").mkdir()
+    with pytest.raises(BadInputError, match="chat_template"):
+        ChatTemplate.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+        ("{{ messages.nothing.at_all }}", "nothing"),
+        ("{{ 1 / 0 }}", "zero"),
+        ("{{ 'a' + 1 }}", "must be str|concatenate"),
+        ("{{ none() }}", "not callable"),
+        ("{{ 'a'|int(base=99) + messages|sum }}", "."),
+        ("{% include 'x' %}", "loader"),
+        ("{% for x in 5 %}{% endfor %}", "iterable"),
+        ("{{ '%d' % 'a' }}", "number"),
+        ("{{ [1][messages] }}{{ {}[[]] }}{{ tools|tojson(indent={}) }}", "."),
+    ],
+)
+def test_errors_of_the_template(source, message):
+    with pytest.raises(BadInputError, match=message):
+        ChatTemplate(source, {}).render([USER])
