@@ -94,7 +94,7 @@ class Artifact:
         """Files in the folder that the manifest does not know, by name."""
         known = {*self.manifest.files, MANIFEST_NAME, "build-report.json"}
         found = (p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if not p.is_dir())
-        return sorted(name for name in found if name not in known)
+        return sorted(os.fsencode(name).decode("utf-8", "replace") for name in found if name not in known)
 
 
 _MEND = "copy or export the artifact again"

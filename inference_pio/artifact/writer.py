@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from inference_pio.artifact.jsonfile import read_json_object
 from inference_pio.artifact.manifest import MANIFEST_NAME, FileHash
 from inference_pio.errors import BadInputError, ResourceLimitError
 
@@ -172,9 +173,18 @@ def _obstacle(out: Path, force: bool) -> str | None:
         return f"{out} exists, and is replaced only with --force"
     if out.is_symlink() or not out.is_dir():
         return f"{out} is not a folder, and --force replaces only artifacts"
-    if not (out / MANIFEST_NAME).is_file() and any(out.iterdir()):
+    if any(out.iterdir()) and not _looks_like_artifact(out):
         return f"{out} is not an artifact, and --force replaces only artifacts"
     return None
+
+
+def _looks_like_artifact(folder: Path) -> bool:
+    """Whether a folder has a manifest of ours, of whatever version; others have files of that name as well."""
+    try:
+        values = read_json_object(folder / MANIFEST_NAME)
+    except BadInputError:
+        return False
+    return {"schema_version", "fingerprint", "graphs", "files"} <= values.keys()
 
 
 def disk_error(error: OSError, what: str = "writing the artifact failed") -> Exception:
@@ -212,7 +222,7 @@ def _aside(out: Path) -> Path:
 def _recover(out: Path) -> None:
     """Undo or finish a swap that a killed process left half done."""
     aside = _aside(out)
-    if aside.is_symlink() or not (aside / MANIFEST_NAME).is_file():
+    if aside.is_symlink() or not _looks_like_artifact(aside):
         return
     if out.exists():
         shutil.rmtree(aside)

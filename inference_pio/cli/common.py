@@ -146,6 +146,11 @@ def hub_cache() -> Path:
     return Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface") / "hub"
 
 
+def visible(text: str) -> str:
+    """The text on one line; control characters and what is no Unicode are escaped, not sent to the terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def size_text(size: float) -> str:
     """Bytes for people: 1.2 GB."""
     for unit in ("B", "kB", "MB"):

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from inference_pio.cli.common import FOLDER, SIZE, hub_cache, size_text
+from inference_pio.cli.common import FOLDER, SIZE, hub_cache, size_text, visible
 from inference_pio.export.options import ExportOptions
 from inference_pio.export.plan import Estimate
 
@@ -76,7 +76,8 @@ def command(checkpoint: str, out: Path, verify_it: bool, **values: Any) -> None:
     artifact = export(source, out, options, progress=BarProgress(), verifier=verifier)
     manifest = artifact.manifest
     total = sum(entry.size for entry in manifest.files.values())
-    click.echo(f"wrote {out}: {manifest.recipe.name}, {size_text(total)}, fingerprint {manifest.fingerprint[:12]}")
+    facts = f"{manifest.recipe.name}, {size_text(total)}, fingerprint {manifest.fingerprint[:12]}"
+    click.echo(f"wrote {visible(str(out))}: {facts}")
     if manifest.accuracy is not None:
         verdict = "passed" if manifest.accuracy.passed else "FAILED, kept as asked"
         click.echo(f"gate {manifest.accuracy.gate}: {verdict}")

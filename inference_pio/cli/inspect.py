@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from inference_pio.artifact.bundle import Artifact
-from inference_pio.cli.common import FOLDER, json_option, size_text, write_json
+from inference_pio.cli.common import FOLDER, json_option, size_text, visible, write_json
 
 
 @click.command("inspect")
@@ -62,7 +62,7 @@ def _show(artifact: Artifact, facts: dict[str, Any], checked: bool) -> None:
     if facts["unlisted_files"]:
         rows["not listed"] = ", ".join(facts["unlisted_files"])
     for name, text in rows.items():
-        click.echo(f"{name:<12} {text}")
+        click.echo(f"{name:<12} {visible(text)}")
 
 
 def _accuracy(gate: str, passed: bool, metrics: dict[str, float | None]) -> str:

@@ -9,6 +9,7 @@ import traceback
 
 import click
 
+from inference_pio.cli.common import visible
 from inference_pio.errors import InferencePioError, ResourceLimitError
 from inference_pio.version import __version__
 
@@ -91,5 +92,5 @@ def run(arguments: list[str]) -> int:
 def _fail(message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    click.echo(f"error: {message}", err=True)
+    click.echo(f"error: {visible(message)}", err=True)
     return code

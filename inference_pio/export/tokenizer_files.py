@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -17,27 +18,25 @@ MAX_BYTES = 256 << 20
 
 def check_tokenizer(checkpoint: Checkpoint, vocab_size: int) -> None:
     """Raise BadInputError unless the checkpoint has a usable tokenizer.json that fits the vocabulary."""
-    file = next((f for f in checkpoint.tokenizer_files if f.name == "tokenizer.json"), None)
-    if file is None:
+    texts = {file.name: _text(file) for file in checkpoint.tokenizer_files}
+    name = "tokenizer.json"
+    if name not in texts:
         raise BadInputError(
             f"{checkpoint.path} has no tokenizer.json: load its tokenizer in transformers and save it again with "
             "save_pretrained, which writes one"
         )
-    text = _text(file)
+    objects = {file: _object(file, text) for file, text in texts.items() if file.endswith(".json")}
+    _check_merges(objects[name])
     try:
-        tokenizer = Tokenizer.from_str(text)
+        tokenizer = Tokenizer.from_str(texts[name])
     except Exception as error:  # noqa: BLE001 (the library raises nothing more specific)
-        raise BadInputError(f"{file.name} is not a usable tokenizer ({error}): fetch it again") from None
+        raise BadInputError(f"{name} is not a usable tokenizer ({error}): fetch it again") from None
     highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if not 0 <= highest < vocab_size:
         raise BadInputError(
-            f"{file.name} has token ids up to {highest}, but config.json has a vocabulary of {vocab_size}: "
+            f"{name} has token ids up to {highest}, but config.json has a vocabulary of {vocab_size}: "
             "the two belong to different models"
         )
-    for other in checkpoint.tokenizer_files:
-        content = _text(other)
-        if other.suffix == ".json":
-            _check_object(other.name, content)
 
 
 def _text(file: Path) -> str:
@@ -47,10 +46,25 @@ def _text(file: Path) -> str:
         raise BadInputError(f"{file.name} is not UTF-8: fetch it again") from None
 
 
-def _check_object(name: str, text: str) -> None:
+def _object(name: str, text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         raise BadInputError(f"{name} is not valid JSON: fetch it again") from None
     if not isinstance(value, dict):
         raise BadInputError(f"{name} must hold a JSON object: fetch it again")
+    return value
+
+
+def _check_merges(tokenizer: dict[str, Any]) -> None:
+    """Refuse merges whose second part lacks the prefix it should have: the library does not raise, it aborts."""
+    model = tokenizer.get("model")
+    prefix = model.get("continuing_subword_prefix") if isinstance(model, dict) else None
+    merges = model.get("merges") if isinstance(model, dict) else None
+    if not prefix or not isinstance(prefix, str) or not isinstance(merges, list):
+        return
+    for merge in merges:
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        second = parts[-1] if isinstance(parts, list) and parts else None
+        if not isinstance(second, str) or not second.startswith(prefix):
+            raise BadInputError("tokenizer.json has merges without its continuing_subword_prefix: fetch it again")

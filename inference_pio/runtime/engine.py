@@ -161,8 +161,9 @@ class Engine:
         """
         if attention_mask is None:
             return np.concatenate(list(self.stream_logits(token_ids)))
+        lists = unpad(token_ids, attention_mask)
         batch = np.zeros((*np.shape(token_ids), self._vocab_size), np.float32)
-        for row, ids in enumerate(unpad(token_ids, attention_mask)):
+        for row, ids in enumerate(lists):
             for start, rows in zip(range(0, len(ids), CHUNK_TOKENS), self.stream_logits(ids), strict=True):
                 batch[row, start : start + len(rows)] = rows
         return batch

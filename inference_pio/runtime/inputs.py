@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from inference_pio.artifact.printable import printable
 from inference_pio.errors import BadInputError
 from inference_pio.runtime.tokenizer import Tokenizer
 
@@ -28,7 +29,7 @@ def split_prompts(prompts: Any) -> tuple[list[Prompt], bool]:
 
 def prompt_ids(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
     """The token ids of a prompt, tokenized as the checkpoint's tokenizer does; raises BadInputError when empty."""
-    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else _items(prompt)
     if not ids:
         raise BadInputError("the prompt is empty: pass at least one token")
     return ids
@@ -38,7 +39,7 @@ def checked_ids(ids: Sequence[Any], vocab_size: int, context_length: int) -> lis
     """Token ids as plain integers; raises BadInputError for other types, ids outside and too long a prompt."""
     for position, token in enumerate(ids):
         if isinstance(token, (bool, np.bool_)) or not isinstance(token, (int, np.integer)):
-            raise BadInputError(f"token {position} of the prompt is {token!r}, not an integer")
+            raise BadInputError(f"token {position} of the prompt is {_shown(token)}, not an integer")
         if not 0 <= token < vocab_size:
             raise BadInputError(
                 f"token {position} of the prompt is {token}, outside the vocabulary of {vocab_size} tokens"
@@ -57,7 +58,10 @@ def unpad(ids: Any, attention_mask: Any) -> list[list[int]]:
     `ids` and `attention_mask` are [B, S]; raises BadInputError for another shape, values other than 0 and 1, rows
     padded on the left or in the middle, and rows without any token.
     """
-    tokens, mask = np.asarray(ids), np.asarray(attention_mask)
+    try:
+        tokens, mask = np.asarray(ids), np.asarray(attention_mask)
+    except ValueError:
+        raise BadInputError("the rows of a batch differ in length: pad them on the right") from None
     if tokens.ndim != 2 or tokens.shape != mask.shape or tokens.dtype.kind not in "iu":
         raise BadInputError("a batch needs integer token ids and an attention mask of the same shape [rows, tokens]")
     if not np.isin(mask, (0, 1)).all():
@@ -69,6 +73,11 @@ def unpad(ids: Any, attention_mask: Any) -> list[list[int]]:
         if not length:
             raise BadInputError(f"row {row} of the batch has no tokens")
     return [[int(token) for token in tokens[row, :length]] for row, length in enumerate(lengths)]
+
+
+def _shown(value: Any) -> str:
+    """One line, and a short one; an array would fill a screen."""
+    return f"an array of shape {value.shape}" if isinstance(value, np.ndarray) else printable(value)
 
 
 def _items(value: Any) -> list[Any]:

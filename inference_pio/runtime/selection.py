@@ -83,9 +83,9 @@ def nucleus(logits: Floats, softmax: Softmax, mass: float) -> Positions:
     count = _prefix_reaching(softmax.weights(logits[head]), needed)
     if count is not None or small:
         return np.sort(head[:count])
-    edge, equals = _edge(logits, softmax, needed)
+    edge, size = _edge(logits, softmax, needed)
     inside = logits > edge
-    inside[np.flatnonzero(logits == edge)[:equals]] = True
+    inside[np.flatnonzero(logits == edge)[: size - np.count_nonzero(inside)]] = True
     return np.flatnonzero(inside)
 
 
@@ -121,10 +121,11 @@ def _prefix_reaching(weights: Doubles, needed: float) -> int | None:
 
 
 def _edge(values: Floats, softmax: Softmax, needed: float) -> tuple[np.float32, int]:
-    """The smallest logit inside the nucleus, and how many logits equal to it belong.
+    """The smallest logit inside the nucleus, and the size of the nucleus.
 
     Halves the undecided values by partition (in total twice the array) instead of sorting them.
     """
+    above = 0
     while values.size > _HEAD:
         middle = values.size // 2
         parted = np.partition(values, middle)
@@ -134,11 +135,11 @@ def _edge(values: Floats, softmax: Softmax, needed: float) -> tuple[np.float32, 
             values = upper
         else:
             needed -= mass
+            above += upper.size
             values = parted[:middle]
     ordered = np.sort(values)[::-1]
     count = _prefix_reaching(softmax.weights(ordered), needed) or ordered.size
-    edge = ordered[count - 1]
-    return edge, int(np.count_nonzero(ordered[:count] == edge))
+    return ordered[count - 1], above + count
 
 
 def _draw_within(weights: Doubles, uniform: float) -> int:

@@ -10,7 +10,7 @@ from jinja2.exceptions import SecurityError
 MAX_TEXT = 16 << 20
 """Characters that a text may have, the rendered one too; a container counts as its items and 8 for each."""
 
-MAX_WORK = 16 << 20
+MAX_WORK = 2 << 20
 """Steps of one rendering: one per item of a loop and per 64 characters that are read or made, 16 per call."""
 
 _CALL = 16

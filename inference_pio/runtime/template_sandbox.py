@@ -75,6 +75,10 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             self.meter.made(args)
         return self.meter.made(super().call(context, obj, *args, **kwargs))
 
+    def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
+        """Refuse a private or changing attribute at once, even where it would print as nothing."""
+        raise SecurityError(f"it uses {attribute!r} of a {type(obj).__name__}, which templates may not")
+
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """The `format` of a text, unless its result would be too large."""
         wrapped = super().wrap_str_format(value)

@@ -33,9 +33,9 @@ class Tokenizer:
     def load(cls, folder: Path) -> Tokenizer:
         """Load `tokenizer.json` and, where there is one, `tokenizer_config.json` of a folder.
 
-        The config's special tokens that the vocabulary holds become special ones, and its `add_bos_token`
-        and `add_eos_token` replace the post-processor, both as transformers does. Raises BadInputError
-        that names the file when it is missing or unusable.
+        The config's special tokens that the vocabulary holds become special ones. What is put around a text is the
+        post-processor's business alone: `add_bos_token` and `add_eos_token` count for nothing beside a
+        tokenizer.json. Both as in transformers. Raises BadInputError that names the file when one is unusable.
         """
         from tokenizers import Tokenizer as Backend
 
@@ -135,8 +135,6 @@ def _apply_config(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> N
     for text in [*names, *_extra_tokens(config)]:
         if text and text not in added and backend.token_to_id(text) is not None:
             backend.add_special_tokens([AddedToken(text, special=True)])
-    if "add_bos_token" in config or "add_eos_token" in config:
-        _replace_post_processor(backend, config)
 
 
 def _extra_tokens(config: Mapping[str, Any]) -> Iterable[str | None]:
@@ -148,24 +146,6 @@ def _extra_tokens(config: Mapping[str, Any]) -> Iterable[str | None]:
             raise BadInputError(f"tokenizer_config.json: {name} must be a list of tokens: restore the file")
         for entry in entries:
             yield token_text(entry, f"tokenizer_config.json: {name}")
-
-
-def _replace_post_processor(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
-    """Put the config's bos and eos around a text; a token that it does not name is not added."""
-    from tokenizers.processors import TemplateProcessing
-
-    bos = token_text(config.get("bos_token"), "bos_token") if config.get("add_bos_token") else None
-    eos = token_text(config.get("eos_token"), "eos_token") if config.get("add_eos_token") else None
-    around = [(token, backend.token_to_id(token)) for token in (bos, eos) if token]
-    for token, token_id in around:
-        if token_id is None:
-            raise BadInputError(
-                f"tokenizer_config.json adds {token!r}, which tokenizer.json does not hold: restore the files"
-            )
-    pieces = [f"{bos}:0"] if bos else []
-    pieces += ["$A:0"]
-    pieces += [f"{eos}:0"] if eos else []
-    backend.post_processor = TemplateProcessing(single=pieces, special_tokens=around)
 
 
 def _read(path: Path) -> bytes:

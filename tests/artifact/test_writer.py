@@ -117,15 +117,25 @@ def test_an_empty_folder_may_be_replaced_with_force(tmp_path):
     Artifact.open(tmp_path / "out")
 
 
-@pytest.mark.parametrize("kind", ["file", "folder", "link", "dead link", "link to an artifact", "checkpoint"])
+FOLDERS = {
+    "folder": ("mine.txt", b"mine"),
+    "checkpoint": ("model.safetensors", b"mine"),
+    "web page": ("manifest.json", b'{"manifest_version": 3, "name": "mine"}'),
+    "broken manifest": ("manifest.json", b"{"),
+}
+KINDS = ["file", "folder", "link", "dead link", "link to an artifact", "checkpoint", "web page", "broken manifest"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("force", [False, True])
 def test_what_is_no_artifact_is_never_replaced(tmp_path, kind, force):
     out = tmp_path / "out"
     if kind == "file":
         out.write_bytes(b"mine")
-    elif kind in ("folder", "checkpoint"):
+    elif kind in FOLDERS:
         out.mkdir()
-        (out / ("mine.txt" if kind == "folder" else "model.safetensors")).write_bytes(b"mine")
+        name, content = FOLDERS[kind]
+        (out / name).write_bytes(content)
     else:
         target = tmp_path / "target"
         write_artifact(target) if kind == "link to an artifact" else target.mkdir()

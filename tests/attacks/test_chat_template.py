@@ -54,7 +54,7 @@ EXHAUSTION = [
     "{{ 'a' * 10**10 }}",
     "{{ 10000000000 * 'a' }}",
     "{{ [0] * 10**9 }}{{ (1, 2) * 999999999 }}",
-    "{{ 10 ** 10 ** 10 }}",
+    "{{ 10 ** 10000000000 }}",
     "{{ (10 ** 9999) * (10 ** 9999) }}",
     "{% set ns = namespace(x=3) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
     "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x = ns.x * 2 %}{% endfor %}",
@@ -116,7 +116,8 @@ EXHAUSTION = [
     # Recursion.
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
-    "{% macro f() %}{{ caller() }}{% endmacro %}{% macro g() %}{% call f() %}{{ g() }}{% endcall %}{% endmacro %}{{ g() }}",
+    "{% macro f() %}{{ caller() }}{% endmacro %}"
+    "{% macro g() %}{% call f() %}{{ g() }}{% endcall %}{% endmacro %}{{ g() }}",
     "{% block a %}{{ self.a() }}{% endblock %}",
     "{% set ns = namespace() %}{% set ns.x = [ns] %}{{ ns }}{{ ns.x }}{% set ns.x = ns %}{{ ns.x.x.x + 1 }}",
     "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}",
@@ -148,10 +149,7 @@ def outcome(source: str) -> str:
 
 @pytest.mark.parametrize("source", ESCAPES)
 def test_no_way_out(source):
-    """Refused, or an undefined value that prints as nothing: never an internal object."""
-    found = outcome(source)
-    assert found.startswith("refused: the chat template") or "<" not in found.replace("<built-in method format", "")
-    assert "subclasses" not in found or found.startswith("refused")
+    assert outcome(source).startswith("refused: the chat template")
     assert MESSAGES == [{"role": "user", "content": "hello"}]
 
 
@@ -163,7 +161,7 @@ def test_no_exhaustion(source):
 
 def test_up_to_the_limit_is_fine():
     assert len(outcome("{{ 'a' * 16000000 }}")) == 16_000_000 <= MAX_TEXT
-    assert outcome("{{ (2 ** 60000) > 0 }}") == "True"
+    assert outcome("{{ (2 ** 30000) > 0 }}") == "True"
     assert outcome("{% for i in range(1000) %}{% for j in range(1000) %}{% endfor %}{% endfor %}ok") == "ok"
 
 

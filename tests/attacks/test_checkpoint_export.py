@@ -207,7 +207,6 @@ def test_no_folder_no_hub_id_no_checkpoint(tmp_path, refused, tiny_artifact):
         ({"num_attention_heads": 3}, "'model.layers.0.self_attn"),
         ({"num_key_value_heads": 3}, "cannot share"),
         ({"head_dim": 15}, "odd"),
-        ({"head_dim": None}, "'model.layers.0"),
         ({"rms_norm_eps": "tiny"}, "rms_norm_eps is 'tiny'"),
         ({"rope_theta": 0}, "rope_theta is 0"),
         ({"rope_scaling": {"type": "evil"}}, "rope type 'evil'"),
@@ -274,6 +273,17 @@ def test_generation_configs_of_wrong_types(checkpoint, refused, changes):
 )
 def test_tokenizers_that_are_none(checkpoint, refused, content):
     (checkpoint / "tokenizer.json").write_bytes(content)
+    assert "tokenizer.json" in refused(checkpoint)
+
+
+@pytest.mark.parametrize("prefix", ["#", "(", "a b", "\u00e9", "x" * 100])
+@pytest.mark.parametrize("merges", [None, [[]], [5], [None], ["\u0120 t", 1]], ids=str)
+def test_merges_at_which_the_library_would_abort(checkpoint, refused, prefix, merges):
+    values = json.loads((checkpoint / "tokenizer.json").read_text())
+    values["model"]["continuing_subword_prefix"] = prefix
+    if merges is not None:
+        values["model"]["merges"] = merges
+    (checkpoint / "tokenizer.json").write_text(json.dumps(values))
     assert "tokenizer.json" in refused(checkpoint)
 
 

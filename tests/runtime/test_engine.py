@@ -74,11 +74,11 @@ def test_prefix_cache_changes_nothing(int8, length):
         assert first.usage.cached_tokens == 0
         assert warm.usage.cached_tokens == (length - 1) // CHUNK_TOKENS * CHUNK_TOKENS
         assert cold.token_ids == first.token_ids == warm.token_ids
-        longer = engine.generate(ids + [7, 8, 9], GREEDY)
+        longer = engine.generate([*ids, 7, 8, 9], GREEDY)
         assert longer.usage.cached_tokens == length // CHUNK_TOKENS * CHUNK_TOKENS
         assert np.array_equal(engine.logits(ids), logits)
     with Engine.open(int8, EngineConfig(prefix_cache_bytes=0)) as again:
-        assert again.generate(ids + [7, 8, 9], GREEDY).token_ids == longer.token_ids
+        assert again.generate([*ids, 7, 8, 9], GREEDY).token_ids == longer.token_ids
 
 
 def test_hit_is_bit_equal_in_logprobs(int8):

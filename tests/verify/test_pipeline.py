@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +113,12 @@ def test_the_manifest_can_record_a_report(reports: Callable[[str], Report]) -> N
 
 def damage(monkeypatch: pytest.MonkeyPatch, change: Callable[[np.ndarray], np.ndarray]) -> None:
     """Let the engine answer with changed logits."""
-    sound = Engine.logits
+    sound = Engine.stream_logits
 
-    def logits(self: Engine, token_ids: Any) -> np.ndarray:
-        return change(sound(self, token_ids))
+    def stream_logits(self: Engine, token_ids: Any) -> Iterator[np.ndarray]:
+        yield change(np.concatenate(list(sound(self, token_ids))))
 
-    monkeypatch.setattr(Engine, "logits", logits)
+    monkeypatch.setattr(Engine, "stream_logits", stream_logits)
 
 
 def late_error(logits: np.ndarray) -> np.ndarray:
@@ -320,7 +320,7 @@ def test_too_little_disk_is_told_before_the_reference_runs(
     tiny: Path, tiny_artifact: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scratch_module.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
-    monkeypatch.setattr(Engine, "logits", lambda self, ids: pytest.fail("started without the room"))
+    monkeypatch.setattr(Engine, "stream_logits", lambda self, ids: pytest.fail("started without the room"))
     with pytest.raises(ResourceLimitError, match="scratch space"):
         verify(tiny_artifact("int8"), tiny, VerifyOptions(**SMALL))
 

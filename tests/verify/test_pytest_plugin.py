@@ -30,8 +30,9 @@ def test_bad_input_stays_bad_input(tmp_path: Path, tiny: Path) -> None:
         same_model(tmp_path, tiny)
 
 
-def test_the_fixture_is_that_function(tmp_path: Path) -> None:
+def test_the_fixture_is_that_function_and_needs_no_option(tmp_path: Path) -> None:
+    """The entry point of the installed package registers it."""
     code = "def test_it(assert_same_model):\n    assert assert_same_model.__name__ == 'same_model'\n"
     (tmp_path / "test_it.py").write_text(code)
-    arguments = ["-q", "-p", "inference_pio.verify.pytest_plugin", "-p", "no:cacheprovider", str(tmp_path)]
+    arguments = ["-q", "-p", "no:cacheprovider", str(tmp_path)]
     assert pytest.main([*arguments, "-c", "/dev/null", "--rootdir", str(tmp_path)]) == 0

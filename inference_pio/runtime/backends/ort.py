@@ -39,7 +39,7 @@ class OrtBackend:
         self.vocab_size = manifest.model.vocab_size
         self.budget = budget
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are raised, and need not be printed as well
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         try:
@@ -48,6 +48,11 @@ class OrtBackend:
             )
         except _ort_errors(ort) as error:
             raise BadInputError(f"{folder} cannot be loaded by ONNX Runtime: {_first_line(error)}") from None
+        _check_graph(self.session, manifest, folder)
+
+        self.shrink_arena = ort.RunOptions()
+        """For the first step after a prompt: gives the memory of the prompt's activations back."""
+        self.shrink_arena.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def sequence(self) -> OrtSequence:
         return OrtSequence(self)
@@ -97,8 +102,11 @@ class OrtSequence:
         total = self.length + count
         self.reserve(total)
         logits = self._one_logit if keep == 1 else np.empty((1, keep, self._backend.vocab_size), np.float32)
+        run_options = None
         if count == 1:
             self._one_token[0, 0] = tokens[0]
+            if self._bound[0] > 1:
+                run_options = self._backend.shrink_arena
         if self._bound != (count, keep) or count != 1 or keep != 1:
             ids = self._one_token if count == 1 else np.ascontiguousarray(tokens, np.int64)[None]
             self._keep[0] = keep
@@ -108,7 +116,7 @@ class OrtSequence:
         self._bind_input("attention_mask", self._ones[:, :total])
         started = time.perf_counter()
         try:
-            self._backend.session.run_with_iobinding(self._binding)
+            self._backend.session.run_with_iobinding(self._binding, run_options)
         except _ort_errors(self._backend.ort) as error:
             raise InferencePioError(f"ONNX Runtime failed at position {total}: {_first_line(error)}") from None
         self.run_seconds += time.perf_counter() - started
@@ -151,6 +159,28 @@ class OrtSequence:
 
     def _bind_output(self, name: str, array: np.ndarray) -> None:
         self._binding.bind_ortvalue_output(name, self._backend.ort.OrtValue.ortvalue_from_numpy(array))
+
+
+def _check_graph(session: Any, manifest: Manifest, folder: Path) -> None:
+    """Raise BadInputError unless inputs and outputs are those that the manifest's cache and vocabulary imply."""
+    cache = manifest.cache
+    found = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
+    optional = {value.name for value in session.get_overridable_initializers()}
+    expected: dict[str, dict[int, int]] = {"input_ids": {}, "attention_mask": {}}
+    expected["logits"] = {2: manifest.model.vocab_size}
+    for layer in range(min(cache.layers, len(found))):
+        for name in (f"past_key_values.{layer}", f"present.{layer}"):
+            expected[f"{name}.key"] = expected[f"{name}.value"] = {1: cache.kv_heads, 3: cache.head_dim}
+    same = found.keys() == expected.keys() and all(
+        axis < len(found[name]) and found[name][axis] == size
+        for name, sizes in expected.items()
+        for axis, size in sizes.items()
+    )
+    if not same or KEEP_INPUT not in optional:
+        raise BadInputError(
+            f"the graph in {folder} has other inputs or outputs than its manifest implies: copy or export the artifact "
+            "again"
+        )
 
 
 def _ort_errors(ort: Any) -> tuple[type[Exception], ...]:

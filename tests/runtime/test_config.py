@@ -1,0 +1,40 @@
+"""Engine options: defaults, and values that make no sense."""
+
+import pytest
+
+from inference_pio.errors import BadInputError
+from inference_pio.runtime.config import EngineConfig, VerifyHashes
+
+
+def test_defaults():
+    config = EngineConfig()
+    assert (config.threads, config.max_memory, config.max_context) == (None, None, None)
+    assert config.prefix_cache_bytes == 256 << 20
+    assert config.verify_hashes is VerifyHashes.FIRST_OPEN
+
+
+def test_words_become_choices():
+    assert EngineConfig(verify_hashes="always").verify_hashes is VerifyHashes.ALWAYS
+    assert EngineConfig(prefix_cache_bytes=0, threads=3, backend="ort", device="cpu").threads == 3
+
+
+@pytest.mark.parametrize("name", ["threads", "max_memory", "max_context", "prefix_cache_bytes"])
+@pytest.mark.parametrize("value", [-1, 1.0, "2", True, [1]])
+def test_numbers(name, value):
+    with pytest.raises(BadInputError, match=f"{name} must be a whole number of at least"):
+        EngineConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("backend", "tensorrt"),
+        ("backend", None),
+        ("device", "cuda:0"),
+        ("verify_hashes", "no"),
+        ("verify_hashes", None),
+    ],
+)
+def test_choices(name, value):
+    with pytest.raises(BadInputError, match=f"{name} .*is not known: use"):
+        EngineConfig(**{name: value})
