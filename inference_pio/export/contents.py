@@ -97,7 +97,7 @@ def make_manifest(
             plan.context_length,
         ),
         source=Source(
-            _text(source.path.resolve().name),
+            _text(_source_name(source)),
             source_files,
             spec.layers if spec.layers != source.config["num_hidden_layers"] else None,
         ),
@@ -134,6 +134,14 @@ def make_manifest(
 def _text(name: str) -> str:
     """A file's name as valid Unicode."""
     return os.fsencode(name).decode("utf-8", "replace")
+
+
+def _source_name(source: Checkpoint) -> str:
+    """The hub id of a snapshot in the Hugging Face cache, else the name of the checkpoint's folder."""
+    cached = re.fullmatch(r"models--(.+)", source.path.parent.parent.name)
+    if cached and source.path.parent.name == "snapshots":
+        return cached[1].replace("--", "/")
+    return source.path.resolve().name
 
 
 def _parameters(source: Checkpoint, layers: int) -> int:

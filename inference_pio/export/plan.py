@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import shutil
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     recipe = find_recipe(options.precision, target.name)
     if options.block_size is not None:
         recipe = recipe.with_block_size(options.block_size)
+    _check_overrides(recipe, checkpoint)
     if options.kv_cache != "fp32":
         raise BadInputError(
             f"--kv-cache {options.kv_cache} is not available on {target.name}, whose attention keeps a float32 cache: "
@@ -88,6 +90,15 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     if threads < 1:
         raise BadInputError(f"--threads must be at least 1, not {threads}")
     return ExportPlan(architecture, spec, target, hardware, recipe, context, threads)
+
+
+def _check_overrides(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    for pattern, _ in recipe.overrides:
+        if not fnmatch.filter(checkpoint.tensors, pattern):
+            raise BadInputError(
+                f"recipe {recipe.name}: the pattern '{pattern}' fits no tensor of the checkpoint, whose names look like "
+                f"'{next(iter(checkpoint.tensors), '')}'"
+            )
 
 
 def _context_length(spec: DecoderSpec, asked: int | None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -185,6 +186,20 @@ def test_a_recipe_file_with_exceptions(small, tmp_path):
     assert lengths["model.layers.0.mlp.down_proj.weight.blocks"] == 64 * 96
     assert lengths["model.layers.1.mlp.down_proj.weight.blocks"] == 64 * 96 // 2
     assert lengths["model.embed_tokens.weight.float16"] == 2048 * 64 * 2
+
+
+def test_a_pattern_that_fits_nothing_is_refused(small, tmp_path):
+    recipe = tmp_path / "typo.json"
+    recipe.write_text('{"base": "int4", "overrides": {"*.mpl.*": "int8"}}')
+    with pytest.raises(BadInputError, match=r"\*\.mpl\.\*"):
+        export(small, tmp_path / "out", ExportOptions(precision=str(recipe)))
+
+
+def test_the_source_of_a_hub_snapshot_is_its_id(small, tmp_path):
+    snapshot = tmp_path / "models--Qwen--Qwen3-4B" / "snapshots" / "abc123"
+    shutil.copytree(small, snapshot)
+    assert export(snapshot, tmp_path / "out").manifest.source.name == "Qwen/Qwen3-4B"
+    assert export(small, tmp_path / "other").manifest.source.name == small.name
 
 
 def test_memory_is_honoured_or_refused_with_the_need(small, tmp_path):
