@@ -96,7 +96,7 @@ def _check_overrides(recipe: Recipe, checkpoint: Checkpoint) -> None:
     for pattern, _ in recipe.overrides:
         if not fnmatch.filter(checkpoint.tensors, pattern):
             raise BadInputError(
-                f"recipe {recipe.name}: the pattern '{pattern}' fits no tensor of the checkpoint, whose names look like "
+                f"recipe {recipe.name}: the pattern '{pattern}' fits no tensor of the checkpoint: names look like "
                 f"'{next(iter(checkpoint.tensors), '')}'"
             )
 
