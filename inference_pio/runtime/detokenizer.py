@@ -88,7 +88,7 @@ class _GrowingText:
             if first is None or self._kind.is_byte(first):
                 continue
             newer = self._tokenizer.decode(self._window[place:])
-            if not newer or len(newer) < waiting or not text.endswith(newer):
+            if not newer or not text.endswith(newer):
                 continue
             older = self._tokenizer.decode(self._window[:place])
             if len(older) + len(newer) <= len(text) and text.startswith(older):

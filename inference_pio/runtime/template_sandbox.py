@@ -17,7 +17,7 @@ from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.ext import Extension
 from jinja2.nodes import EvalContext
 from jinja2.parser import Parser
-from jinja2.runtime import Context, LoopContext, Macro, markup_join
+from jinja2.runtime import Context, LoopContext, markup_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
@@ -71,8 +71,6 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             check_method(self.meter, owner, obj.__name__, [*args, *kwargs.values()])
         elif isinstance(obj, LoopContext):
             args = tuple(map(self.meter.iterated, args))
-        elif isinstance(obj, Macro):
-            self.meter.made(args)
         return self.meter.made(super().call(context, obj, *args, **kwargs))
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
@@ -158,7 +156,7 @@ class _Metering(NodeTransformer):
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
         self.generic_visit(node)
-        node.expr = _through(_READ, node.expr)
+        # The work is bounded by the right side: what is searched, or compared with.
         for operand in node.ops:
             operand.expr = _through(_READ, operand.expr)
         return node

@@ -130,11 +130,16 @@ def token_text(value: Any, where: str) -> str | None:
 def _apply_config(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
     from tokenizers import AddedToken
 
-    names = [token_text(config.get(name), name) for name in NAMED_TOKENS]
-    added = {token.content for token in backend.get_added_tokens_decoder().values()}
-    for text in [*names, *_extra_tokens(config)]:
-        if text and text not in added and backend.token_to_id(text) is not None:
-            backend.add_special_tokens([AddedToken(text, special=True)])
+    named = {token_text(config.get(name), name) for name in NAMED_TOKENS}
+    extra = set(_extra_tokens(config))
+    added = {token.content: token for token in backend.get_added_tokens_decoder().values()}
+    for text in sorted(text for text in named | extra if text):
+        token = added.get(text, AddedToken(text, special=True))
+        known = text in added or backend.token_to_id(text) is not None
+        # An added token that is only listed as an extra one stays what tokenizer.json says.
+        if known and (text in named or text not in added):
+            token.special = True
+            backend.add_special_tokens([token])
 
 
 def _extra_tokens(config: Mapping[str, Any]) -> Iterable[str | None]:

@@ -99,7 +99,10 @@ EXHAUSTION = [
     "{% set ns = namespace(x=1) %}{% for i in range(99) %}{% set ns.x = (ns.x, ns.x) %}{% endfor %}{{ ns.x == ns.x }}",
     "{% set ns = namespace(x=1) %}{% for i in range(99) %}{% set ns.x = {1: ns.x, 2: ns.x} %}{% endfor %}",
     "{% set ns = namespace(x=1) %}{% for i in range(99) %}{% set ns.x = dict(a=ns.x, b=ns.x) %}{% endfor %}",
-    "{% macro f() %}{% if varargs|length < 99 %}{{ f(varargs, varargs) }}{% endif %}{% endmacro %}{{ f() }}",
+    "{% macro f(n) %}{% if n %}{{ f(n - 1, varargs, varargs) }}{% else %}{{ varargs }}{% endif %}{% endmacro %}"
+    "{{ f(60) }}",
+    "{% macro f(n) %}{% if n %}{{ f(n - 1, varargs, varargs) }}{% else %}{% if 1 in varargs %}{% endif %}{% endif %}"
+    "{% endmacro %}{{ f(60) }}",
     "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x]|tojson %}{% endfor %}",
     # Loops.
     "{% for i in range(10**10) %}{% endfor %}",
@@ -112,7 +115,7 @@ EXHAUSTION = [
     "{% set a = 'a' * 10000000 %}{% for i in range(99999) %}{% if 'b' in a %}{% endif %}{% endfor %}",
     "{% set a = [1] * 1000000 %}{% for i in range(99999) %}{% if a == a[:] %}{% endif %}{% endfor %}",
     "{% set a = 'a' * 10000000 %}{% for i in range(99999) %}{% set b = a.count('b') %}{% endfor %}",
-    "{% for x in [range(99999)] recursive %}{{ loop(range(99999)) }}{% endfor %}",
+    "{% for x in range(99999) recursive %}{% if loop.depth == 1 %}{{ loop(range(99999)) }}{% endif %}{% endfor %}",
     # Recursion.
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",

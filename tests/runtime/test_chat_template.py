@@ -78,8 +78,9 @@ QWEN_LIKE = r"""
         {%- if message.reasoning_content is string %}
             {%- set reasoning = message.reasoning_content %}
         {%- elif '</think>' in content %}
-            {%- set reasoning = content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}
-            {%- set content = content.split('</think>')[-1].lstrip('\n') %}
+            {%- set parts = content.split('</think>') %}
+            {%- set reasoning = (parts | first).split('<think>')[-1].strip('\n') %}
+            {%- set content = (parts | last).lstrip('\n') %}
         {%- endif %}
         {{- '<|im_start|>' + message.role }}
         {%- if loop.index0 > ns.last and (loop.last or (not loop.last and reasoning)) %}
@@ -88,15 +89,12 @@ QWEN_LIKE = r"""
             {{- '\n' + content }}
         {%- endif %}
         {%- if message.tool_calls %}
-            {%- for tool_call in message.tool_calls %}
-                {%- if (loop.first and content) or (not loop.first) %}{{- '\n' }}{%- endif %}
-                {%- if tool_call.function %}{%- set tool_call = tool_call.function %}{%- endif %}
-                {{- '<tool_call>\n{"name": "' }}{{- tool_call.name }}{{- '", "arguments": ' }}
-                {%- if tool_call.arguments is string %}
-                    {{- tool_call.arguments }}
-                {%- else %}
-                    {{- tool_call.arguments | tojson }}
-                {%- endif %}
+            {%- for call in message.tool_calls %}
+                {%- set function = call.function or call %}
+                {%- set given = function.arguments %}
+                {{- '\n' if content or not loop.first }}
+                {{- '<tool_call>\n{"name": "' ~ function.name ~ '", "arguments": ' }}
+                {{- given if given is string else given | tojson }}
                 {{- '}\n</tool_call>' }}
             {%- endfor %}
         {%- endif %}

@@ -19,11 +19,11 @@ GEMMA = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
 
 
 def byte_level() -> Tokenizer:
-    """Ids 0 to 255 are the bytes in the order of `alphabet`; then two merges and three added tokens."""
+    """Ids 0 to 255 are bytes; then merges, one of a character's end with another's beginning; added tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {character: index for index, character in enumerate(alphabet)}
-    vocab |= {"th": 256, "Ġth": 257}
-    backend = Backend(models.BPE(vocab=vocab, merges=[("t", "h"), ("Ġ", "th")]))
+    vocab |= {"th": 256, "Ġth": 257, "¬ð": 258}
+    backend = Backend(models.BPE(vocab=vocab, merges=[("t", "h"), ("Ġ", "th"), ("¬", "ð")]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["<|end|>"])
@@ -61,11 +61,10 @@ def streamed(tokenizer: Tokenizer, ids: list[int], stop: tuple[str, ...] = ()) -
 
 
 def some_ids(size: int) -> st.SearchStrategy[list[int]]:
-    """Any ids, long runs of one, and runs from a few: UTF-8 leads and continuations are among the first 256."""
-    anything = st.lists(st.integers(0, size + 2), max_size=60)
-    narrow = st.lists(st.integers(0, size + 2), min_size=1, max_size=4).flatmap(
-        lambda few: st.lists(st.sampled_from(few), max_size=60)
-    )
+    """Any ids, bytes and words alike, and runs from a few of them."""
+    one = st.one_of(st.integers(0, 255), st.integers(256, size + 2))
+    anything = st.lists(one, max_size=60)
+    narrow = st.lists(one, min_size=1, max_size=4).flatmap(lambda few: st.lists(st.sampled_from(few), max_size=60))
     return st.one_of(anything, narrow, st.tuples(anything, narrow).map(lambda parts: parts[0] + parts[1]))
 
 
@@ -87,6 +86,28 @@ def test_any_bytes_in_both_byte_vocabularies(content):
     assert "".join(streamed(level, spelled)) == level.decode(spelled) == bytes(content).decode("utf-8", "replace")
     fallback = TOKENIZERS["llama"]
     assert "".join(streamed(fallback, content)) == fallback.decode(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [
+        # An empty token ends a run of bytes, and may be where the window begins.
+        ("llama", ["<0xC3>", "", "<0xA9>", "a"]),
+        ("llama", ["a", "a", "a", "a", "<0xC3>", "<0xA9>", "<0xFF>", "", "▁a"]),
+        ("strip-3", ["a", "a", "a", "a", "<0xC3>", "<0xA9>", "<0xFF>", "▁", "▁a"]),
+        ("strip-3", ["▁", "▁▁", "▁a", "▁"]),
+        ("joined-by-spaces", ["a", "", "", "a"]),
+        ("replace-late", ["a", "a", "a"]),
+        ("word-piece", ["a", "##", "", "."]),
+        # The last token of the window alone is a byte of the open character, and so looks like it.
+        ("byte-level", ["a", "a", "a", "â", "Ĥ", "¬ð", "Ł", "ĺ", "Ģ", "a"]),
+    ],
+)
+def test_places_where_a_window_may_not_be_cut(name, tokens):
+    tokenizer = TOKENIZERS[name]
+    ids = [tokenizer.token_to_id(token) for token in tokens if tokenizer.token_to_id(token) is not None]
+    assert len(ids) >= 3
+    assert "".join(streamed(tokenizer, ids)) == tokenizer.decode(ids)
 
 
 def byte_characters(content: bytes) -> list[str]:
@@ -136,6 +157,8 @@ def test_text_does_not_wait_for_long(tiny):
         ("byte-level", list(range(256)) * 12),
         ("llama", [0xC3] * 3000),
         ("llama", [0xC3, 0xA9, 256, 257] * 700),
+        ("llama", [0x41] * 800 + [0xFF, 258, 258]),
+        ("byte-level", [0] + [259] * 3000),
         ("llama", [256] * 3000),
         ("llama", [266] * 3000),
         ("metaspace", [257] * 3000),

@@ -170,11 +170,18 @@ def test_all_penalties_in_order():
     assert sampler(2, [0], temperature=0, repetition_penalty=2.0).sample(np.array([-1.0, -1.5], np.float32)) == 1
 
 
-def test_more_tokens_than_the_first_room_for_counts():
+def test_presence_and_frequency_leave_the_prompt_alone_beside_repetition():
+    fields = {"repetition_penalty": 2.0, "presence_penalty": 50.0, "frequency_penalty": 50.0}
+    ours = sampler(3, [1, 1], temperature=0, **fields)
+    assert ours.sample(np.array([0.5, 4.0, 1.5], np.float32)) == 1
+
+
+@pytest.mark.parametrize("fields", [{"presence_penalty": 1.0}, {"frequency_penalty": 1.0}, {"repetition_penalty": 1.5}])
+def test_more_tokens_than_the_first_room_for_counts(fields):
     size = 2000
-    ours = sampler(size, [7], temperature=0, presence_penalty=1.0, repetition_penalty=1.5)
+    ours = sampler(size, [], temperature=0, **fields)
     logits = np.linspace(9.0, 8.9, size).astype(np.float32)
-    assert [ours.sample(logits) for _ in range(500)] == [token for token in range(501) if token != 7]
+    assert [ours.sample(logits) for _ in range(500)] == list(range(500))
 
 
 @pytest.mark.parametrize("fields", [{"temperature": 0}, {"temperature": 0.8, "top_k": 7}, {"temperature": 2.0}])

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from inference_pio.errors import BadInputError
@@ -135,6 +135,25 @@ def test_the_config_like_transformers(tmp_path, config, template):
     assert ours.special_ids >= {token_id for token_id in special if token_id < ours.vocab_size}
 
 
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"model_max_length": 10}, "hello <s> </s>"),
+        ({"eos_token": "</s>"}, "hello <s>"),
+        ({"eos_token": "</s>", "bos_token": "<s>"}, "hello"),
+        ({"additional_special_tokens": ["<s>"]}, "hello <s> </s>"),
+    ],
+)
+def test_added_tokens_that_the_config_names(tmp_path, config, text):
+    """They become special and keep their other flags; extra ones stay as they are: as in transformers."""
+    backend = words()
+    backend.add_tokens([AddedToken("</s>", special=False, single_word=True), AddedToken("<s>", special=False)])
+    folder = saved(tmp_path, backend, **config)
+    ours, theirs = Tokenizer.load(folder), PreTrainedTokenizerFast.from_pretrained(folder)
+    assert ours.encode("hello</s> </s>") == theirs("hello</s> </s>").input_ids
+    assert ours.decode([1, 3, 4]) == theirs.decode([1, 3, 4], skip_special_tokens=True) == text
+
+
 def test_names_without_a_token_are_not_invented(tmp_path):
     tokenizer = Tokenizer.load(saved(tmp_path, words(), pad_token="<pad>", additional_special_tokens=["<x>"]))
     assert (tokenizer.vocab_size, tokenizer.special_ids) == (6, frozenset())
@@ -145,9 +164,15 @@ def test_spaces_are_not_cleaned_up(tmp_path):
     assert tokenizer.decode([1, 5]) == "hello ."
 
 
-@pytest.mark.parametrize("text", ["\ud800", "a\udfffb", b"bytes", None, 5, ["list"]])
+@pytest.mark.parametrize("text", ["\ud800", "a\udfffb"])
+def test_half_a_surrogate_pair(ours, text):
+    with pytest.raises(BadInputError, match="not valid Unicode"):
+        ours.encode(text)
+
+
+@pytest.mark.parametrize("text", [b"bytes", None, 5, ["list"]])
 def test_text_that_is_none(ours, text):
-    with pytest.raises(BadInputError, match="text"):
+    with pytest.raises(BadInputError, match="needs text"):
         ours.encode(text)
 
 
