@@ -101,8 +101,8 @@ def checkpoint(source: str, layers: int | None, work: Path) -> Path:
 
 
 def artifact(source: Path, work: Path, precision: str, block_size: int | None = None) -> Path:
-    """An artifact of `source`, exported once."""
-    folder = work / f"{source.name}-ours-{precision}{f'-block{block_size}' if block_size else ''}"
+    """An artifact of `source`, exported once; `precision` is a recipe's name or file."""
+    folder = work / f"{source.name}-ours-{Path(precision).stem}{f'-block{block_size}' if block_size else ''}"
     if not folder.exists():
         extra = ["--block-size", str(block_size)] if block_size else []
         done = pio("export", source, "-o", folder, "--precision", precision, *extra)

@@ -25,7 +25,7 @@ from common import (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     common_options(parser)
-    parser.add_argument("--precisions", nargs="+", default=["int8"])
+    parser.add_argument("--precisions", nargs="+", default=["int8"], help="names, or recipe files")
     parser.add_argument("--positions", type=int, default=512)
     parser.add_argument("--no-simulation", action="store_true", help="as in the command")
     options = parser.parse_args()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from process import report, spec, status_bytes
+from process import prompts, report, spec, status_bytes
 
 asked = spec()
 started = time.perf_counter()
@@ -41,9 +41,9 @@ def generate(ids: Any) -> tuple[float, float]:
     return len(ids) / (prefilled - begun), (asked["new_tokens"] - 1) / (ended - first)
 
 
-prompts = np.random.default_rng(asked["seed"]).integers(0, asked["vocab_size"], (2, asked["prompt_tokens"]))
-generate(prompts[0].astype(np.int32))
-prefill, decode = generate(prompts[1].astype(np.int32))
+other, prompt = prompts(asked["seed"], asked["vocab_size"], asked["prompt_tokens"]).astype(np.int32)
+generate(other)
+prefill, decode = generate(prompt)
 report(
     {
         "prefill_tokens_per_s": prefill,

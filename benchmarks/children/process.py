@@ -19,6 +19,17 @@ def report(result: dict[str, Any]) -> None:
     print("\n" + json.dumps(result), flush=True)
 
 
+def prompts(seed: int, vocab_size: int, tokens: int) -> Any:
+    """Two random prompts, int64 [2, tokens]; an id's chance falls with its number, as it does in texts.
+
+    Uniform ids would touch about every page of a mapped token table, which no text does.
+    """
+    import numpy as np
+
+    ranks = np.random.default_rng(seed).random((2, tokens))
+    return (vocab_size**ranks).astype(np.int64) - 1
+
+
 def status_bytes(key: str) -> int:
     """A size of /proc/self/status: VmRSS is resident now, VmHWM the most so far."""
     lines = Path("/proc/self/status").read_text("ascii").splitlines()

@@ -7,8 +7,10 @@ import json
 import os
 from pathlib import Path
 
-from inference_pio.artifact.jsonfile import json_bytes, write_atomically
+from inference_pio.artifact.files import write_atomically
+from inference_pio.artifact.jsonfile import json_bytes
 from inference_pio.artifact.manifest import FileHash
+from inference_pio.errors import InferencePioError
 
 CHUNK_BYTES = 4 << 20
 
@@ -59,8 +61,8 @@ class StampCache:
         """Note that the hash in `stamp` was found right; a cache folder that cannot be written is no error."""
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomically(self._place(path), json_bytes(stamp))
-        except OSError:
+            write_atomically(self._place(path), lambda file: file.write(json_bytes(stamp)))
+        except (OSError, InferencePioError):
             return
 
     def _place(self, path: Path) -> Path:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
+from inference_pio.artifact.files import write_atomically
 from inference_pio.errors import BadInputError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -50,7 +51,7 @@ def json_option(function: F) -> F:
 
 
 def write_json(value: dict[str, Any], destination: str) -> None:
-    """Write JSON to a file or, for "-", to standard output; raises BadInputError when it cannot be written."""
+    """Write JSON to a whole file or, for "-", to standard output; raises BadInputError when it cannot be written."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     if destination == "-":
         click.echo(text)
@@ -58,9 +59,9 @@ def write_json(value: dict[str, Any], destination: str) -> None:
     path = Path(destination)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise BadInputError(f"{path} cannot be written: {error.strerror}") from None
+    write_atomically(path, lambda file: file.write((text + "\n").encode("utf-8", "surrogatepass")))
 
 
 def read_text(path: str) -> str:

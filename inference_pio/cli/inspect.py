@@ -8,7 +8,9 @@ from typing import Any
 import click
 
 from inference_pio.artifact.bundle import Artifact
+from inference_pio.artifact.jsonfile import read_json_object
 from inference_pio.cli.common import FOLDER, json_option, size_text, visible, write_json
+from inference_pio.runtime.generation_defaults import not_implemented
 
 
 @click.command("inspect")
@@ -37,6 +39,7 @@ def _facts(artifact: Artifact) -> dict[str, Any]:
         "outputs": graph["outputs"],
         "bytes": {name: entry["size"] for name, entry in manifest["files"].items()},
         "unlisted_files": artifact.unlisted_files(),
+        "ignored_generation_fields": list(not_implemented(read_json_object(artifact.path / "generation_config.json"))),
     }
 
 
@@ -61,6 +64,8 @@ def _show(artifact: Artifact, facts: dict[str, Any], checked: bool) -> None:
     }
     if facts["unlisted_files"]:
         rows["not listed"] = ", ".join(facts["unlisted_files"])
+    if facts["ignored_generation_fields"]:
+        rows["ignored"] = f"{', '.join(facts['ignored_generation_fields'])} of generation_config.json"
     for name, text in rows.items():
         click.echo(f"{name:<12} {visible(text)}")
 

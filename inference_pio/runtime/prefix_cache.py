@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Protocol
 
-import numpy as np
-
 from inference_pio.errors import BadInputError, InferencePioError
 from inference_pio.runtime.prefix_tree import TOKEN_BYTES, Node, Payload, block_keys, faults
 
@@ -45,9 +43,10 @@ class PrefixCache(Protocol):
         """Whether the last whole block of `tokens` is held, with all before it; does not count as a use."""
 
     def put(self, tokens: Sequence[int], payload: Payload) -> bool:
-        """Hold a copy of `payload` for the last whole block of `tokens`; True when that block is held now.
+        """Hold `payload` for the last whole block of `tokens`; True when that block is held now.
 
-        Refused when a block before it is missing or the budget is too small. A held block keeps its payload.
+        It is not copied and becomes read-only. Refused when a block before it is missing or the budget is too small.
+        A held block keeps its payload.
         """
 
     def stats(self) -> CacheStats:
@@ -68,7 +67,7 @@ class RadixPrefixCache:
 
     The least recently used block goes first. A use of a block is also one of those above it, and theirs is later, so
     a block is always older than the one it hangs on: the oldest of all is a leaf, and a plain queue finds it in O(1).
-    Payloads are read-only copies.
+    Payloads are taken over and made read-only.
     """
 
     def __init__(self, block_tokens: int, budget_bytes: int) -> None:
@@ -113,20 +112,20 @@ class RadixPrefixCache:
             return bool(keys) and len(self._root.chain(keys)) == len(keys)
 
     def put(self, tokens: Sequence[int], payload: Payload) -> bool:
-        """Hold a copy of `payload` for the last whole block of `tokens`; True when that block is held now.
+        """Hold `payload` for the last whole block of `tokens`; True when that block is held now.
 
-        Refused when a block before it is missing or the budget is too small. A held block keeps its payload.
+        It is not copied and becomes read-only. Refused when a block before it is missing or the budget is too small.
+        A held block keeps its payload.
         """
         keys = block_keys(tokens, self.block_tokens)
         if not keys or len(keys[-1]) + payload.nbytes > self.budget_bytes:
             return False
-        copy = np.array(payload, order="C", copy=True)
-        copy.setflags(write=False)
+        payload.setflags(write=False)
         with self._lock:
             chain = self._root.chain(keys)
             self._use(chain)
             if len(chain) >= len(keys) - 1:
-                return len(chain) == len(keys) or self._add(chain, keys[-1], copy)
+                return len(chain) == len(keys) or self._add(chain, keys[-1], payload)
             return False
 
     def stats(self) -> CacheStats:

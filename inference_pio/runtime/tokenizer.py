@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inference_pio.artifact.tokenizer_json import refuse_bad_merges
 from inference_pio.errors import BadInputError
 from inference_pio.runtime.decoder_kind import DecoderKind, decoder_kind
 from inference_pio.runtime.values import encodable
@@ -41,6 +42,7 @@ class Tokenizer:
 
         path = folder / "tokenizer.json"
         content = _read(path)
+        refuse_bad_merges(content)
         try:
             backend = Backend.from_buffer(content)
         except ValueError as error:

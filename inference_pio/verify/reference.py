@@ -19,6 +19,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from inference_pio.artifact.process import return_freed_memory
 from inference_pio.errors import BadInputError
 from inference_pio.verify.scratch import LogitsFile
 from inference_pio.verify.weights import ModelWeights
@@ -152,7 +153,9 @@ def _layer(layer: Any, prefix: str, weights: ModelWeights, done: Callable[[], No
         for window in range(len(hidden_WSC)):
             own = {name: _of_window(value, window, len(hidden_WSC)) for name, value in arguments.items()}
             hidden_WSC[window : window + 1] = forward(hidden_WSC[window : window + 1], **own)
+        del state
         layer.to("meta")
+        return_freed_memory()
         done()
         return hidden_WSC
 

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from inference_pio.artifact.files import write_atomically
 from inference_pio.artifact.manifest import Accuracy
-from inference_pio.verify.files import write_atomically
 from inference_pio.verify.gates import Excess, GateResult
 from inference_pio.verify.metrics import Metrics
 

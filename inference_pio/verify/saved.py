@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from inference_pio.artifact.files import write_atomically
 from inference_pio.errors import BadInputError
-from inference_pio.verify.files import write_atomically
 from inference_pio.verify.metrics import PositionTable, ReadLogits, log_softmax, or_infinite
 from inference_pio.verify.scratch import spans
 from inference_pio.verify.windows import Windows

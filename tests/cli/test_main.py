@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,7 +85,15 @@ def test_export_generate_inspect(capsys, tiny, tmp_path):
     assert code == 0 and {"manifest", "ops", "inputs", "outputs", "bytes"} <= set(facts)
     assert facts["ops"]["com.microsoft::MatMulNBits"] == 21
     code, text, _ = run(capsys, "inspect", out)
-    assert code == 0 and "int8" in text and "all hashes" not in text
+    assert code == 0 and "int8" in text and "all hashes" not in text and "ignored" not in text
+
+
+def test_inspect_names_generation_fields_that_have_no_effect(capsys, tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path / "checkpoint")
+    place = tmp_path / "checkpoint" / "generation_config.json"
+    place.write_text(json.dumps({**json.loads(place.read_text()), "num_beams": 4}))
+    assert run(capsys, "export", tmp_path / "checkpoint", "-o", tmp_path / "out")[0] == 0
+    assert "num_beams of generation_config.json" in run(capsys, "inspect", tmp_path / "out")[1]
 
 
 def test_generate_several_with_logprobs(capsys, tiny_artifact, tmp_path):
@@ -161,6 +170,7 @@ def test_interrupt(tiny_artifact):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in a shell's background jobs
     )
     assert process.stdout is not None and process.stdout.read(1)
     process.send_signal(signal.SIGINT)

@@ -198,6 +198,11 @@ BAD_FILES = [
     ("tokenizer.json", b'{"version": "1.0", "model": {"type": "BPE"}}'),
     ("tokenizer.json", b'{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": [["a", "b"]]}}'),
     ("tokenizer.json", b"[" * 100_000),
+    (  # at which the library would abort the process
+        "tokenizer.json",
+        b'{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]],'
+        b' "continuing_subword_prefix": "##"}}',
+    ),
     ("tokenizer_config.json", b"{"),
     ("tokenizer_config.json", b"\xff"),
     ("tokenizer_config.json", b"[]"),

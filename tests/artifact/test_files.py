@@ -8,8 +8,8 @@ from typing import BinaryIO
 
 import pytest
 
+from inference_pio.artifact.files import write_atomically
 from inference_pio.errors import BadInputError, ResourceLimitError
-from inference_pio.verify.files import write_atomically
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
