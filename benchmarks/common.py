@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -211,3 +212,14 @@ def save(path: Path | None, results: dict[str, Any]) -> None:
         text = json.dumps({"machine": machine(), **results}, indent=2)
         path.write_text(text + "\n", encoding="utf-8")
         print(f"results are in {path}")
+
+
+def genai_export(source: Path, work: Path, precision: str) -> Path:
+    """An export of onnxruntime-genai's builder, made once."""
+    folder = work / f"{source.name}-genai-{precision}"
+    if not (folder / "genai_config.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        done = run(genai_export_command(source, folder, precision, work / "genai-cache"))
+        if done.code != 0:
+            raise SystemExit(last_line(done.stderr))
+    return folder

@@ -15,6 +15,8 @@ from inference_pio.errors import BadInputError
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+CACHE_ITEM_BYTES = {"float32": 4, "int8": 1}
+"""Bytes of one cached value, by the cache's dtype."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,17 @@ class GraphFacts:
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """The key/value cache: per layer two tensors [batch, kv_heads, length, head_dim]."""
+    """The key/value cache: per layer two tensors [batch, kv_heads, length, head_dim] of `dtype`, float32 or int8."""
 
     layers: int
     kv_heads: int
     head_dim: int
     dtype: str
+
+    @property
+    def bytes_per_token(self) -> int:
+        """What one token takes in all layers."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * CACHE_ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from inference_pio.artifact.jsonfile import read_json_object
 from inference_pio.errors import BadInputError
-from inference_pio.graphs.formats import BLOCK_SIZES, FP16, FP32, WeightFormat
+from inference_pio.graphs.formats import BLOCK_SIZES, FP16, FP32, W8A8, W8A8_STATIC, WeightFormat
 from inference_pio.graphs.spec import DecoderSpec
 
 
@@ -16,13 +16,15 @@ from inference_pio.graphs.spec import DecoderSpec
 class Recipe:
     """Formats of the layers' weights and of the edges (token table and head), with exceptions by tensor name.
 
-    `overrides` are (shell pattern over checkpoint tensor names, format); the first that fits wins.
+    `overrides` are (shell pattern over checkpoint tensor names, format); the first that fits wins. A `calibrated`
+    recipe needs text.
     """
 
     name: str
     layers: WeightFormat
     edges: WeightFormat
     overrides: tuple[tuple[str, WeightFormat], ...] = ()
+    calibrated: bool = False
 
     def format_of(self, tensor: str, spec: DecoderSpec) -> WeightFormat:
         """The format of the checkpoint tensor called `tensor`."""
@@ -30,6 +32,10 @@ class Recipe:
             if fnmatch.fnmatchcase(tensor, pattern):
                 return chosen
         return self.edges if tensor in spec.edge_tensors else self.layers
+
+    def with_exceptions(self, tensors: tuple[str, ...]) -> Recipe:
+        """The same recipe with `tensors` kept in float32."""
+        return replace(self, overrides=(*((tensor, FP32) for tensor in tensors), *self.overrides))
 
     def with_block_size(self, block_size: int) -> Recipe:
         """The same recipe with another block size for the layers, and for edges of the same width.
@@ -40,6 +46,8 @@ class Recipe:
         if block_size not in BLOCK_SIZES:
             sizes = ", ".join(map(str, BLOCK_SIZES))
             raise BadInputError(f"block size {block_size} is not supported: use one of {sizes}")
+        if self.layers.integer_product:
+            raise BadInputError(f"--block-size has no meaning for recipe {self.name}, which has a scale per channel")
         if not self.layers.quantized:
             raise BadInputError(f"--block-size has no meaning for recipe {self.name}, which quantizes nothing")
         layers = replace(self.layers, block_size=block_size)
@@ -56,22 +64,34 @@ RECIPES = {
         Recipe("fp16", FP16, FP16),
         Recipe("int8", _INT8, _INT8),
         Recipe("int4", _INT4, _INT8),
+        Recipe("int8-calibrated", _INT8, _INT8, calibrated=True),
+        Recipe("int4-calibrated", _INT4, _INT8, calibrated=True),
+        Recipe("w8a8", W8A8, _INT8, calibrated=True),
+        Recipe("w8a8-static", W8A8_STATIC, _INT8, calibrated=True),
     )
 }
 
-SUPPORTED = {"ort-cpu": ("fp32", "fp16", "int8", "int4")}
+SUPPORTED = {
+    "ort-cpu": ("fp32", "fp16", "int8", "int4", "int8-calibrated", "int4-calibrated", "w8a8", "w8a8-static"),
+}
 """Recipes per target; a pair that is not here is refused before any work."""
+
+
+AUTO = {"ort-cpu": "w8a8"}
+"""What `auto` means per target: the fastest recipe that stays the same model."""
 
 
 def find_recipe(name_or_file: str, target: str) -> Recipe:
     """The recipe called so, or the one in a JSON file; raises BadInputError for unknown names and unfit pairs."""
+    if name_or_file == "auto":
+        name_or_file = AUTO[target]
     if name_or_file in RECIPES:
         recipe, base = RECIPES[name_or_file], name_or_file
     elif name_or_file.endswith(".json"):
         recipe, base = _read_recipe(Path(name_or_file))
     else:
         raise BadInputError(
-            f"precision '{name_or_file}' is not known: use {', '.join(RECIPES)} or the path of a .json recipe"
+            f"precision '{name_or_file}' is not known: use auto, {', '.join(RECIPES)} or the path of a .json recipe"
         )
     if base not in SUPPORTED[target]:
         raise BadInputError(f"recipe {base} does not run on target {target}: use {', '.join(SUPPORTED[target])}")

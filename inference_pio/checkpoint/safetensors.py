@@ -7,6 +7,7 @@ import os
 import threading
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from inference_pio.errors import BadInputError
 __all__ = ["FLOAT_DTYPES", "TensorInfo", "TensorReader", "read_header"]
 
 FLOAT_DTYPES = ("BF16", "F16", "F32")
+STORED_DTYPES = {"F32": np.float32, "I64": np.int64, "I8": np.int8, "U8": np.uint8}
 
 # Half-precision bytes are converted in pieces of this size, so that they are still in the CPU's cache.
 _PIECE_BYTES = 1 << 20
@@ -52,6 +54,20 @@ class TensorReader:
         row_elements = math.prod(inner)
         flat = self._elements(info, start * row_elements, (stop - start) * row_elements)
         return flat.reshape((stop - start, *inner))
+
+    def read_stored(self, info: TensorInfo, start: int, stop: int) -> NDArray[Any]:
+        """Rows start..stop along axis 0 in the tensor's own dtype: F32, I64, I8 or U8.
+
+        Raises `BadInputError` for other dtypes, for rows outside the tensor, and when the file has become shorter.
+        """
+        if info.dtype not in STORED_DTYPES or not info.shape or not 0 <= start <= stop <= info.shape[0]:
+            raise BadInputError(f"rows {start} to {stop} of tensor {printable(info.name)} cannot be read as stored")
+        rows = np.empty((stop - start, *info.shape[1:]), STORED_DTYPES[info.dtype])
+        offset = info.offset + start * rows.itemsize * math.prod(info.shape[1:])
+        if rows.size:
+            view = rows.reshape(-1).view(np.uint8).data
+            read_exactly(self._descriptor(info.file), offset, view, info.file.name)
+        return rows
 
     def close(self) -> None:
         """Closes the files; closing twice is harmless, reading afterwards is an error."""

@@ -8,6 +8,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from inference_pio.cli.calibration_options import CalibrationBar, calibration_options, renamed
 from inference_pio.cli.common import FOLDER, SIZE, hub_cache, size_text, visible
 from inference_pio.export.options import ExportOptions
 from inference_pio.export.plan import Estimate
@@ -18,6 +19,12 @@ class BarProgress:
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
+        self._calibration: CalibrationBar | None = None
+
+    def calibration(self, phase: str, done: int, total: int) -> None:
+        if self._calibration is None:
+            self._calibration = CalibrationBar()
+        self._calibration(phase, done, total)
 
     def start(self, needed: Estimate) -> None:
         click.echo(f"expected: peak memory {size_text(needed.peak_memory)}, disk {size_text(needed.disk)}", err=True)
@@ -41,9 +48,21 @@ class BarProgress:
     "--precision",
     default=ExportOptions.precision,
     show_default=True,
-    help="A recipe: fp32, fp16, int8, int4, or a .json file.",
+    help="A recipe: fp32, fp16, int8, int4, with --calibration also int8-calibrated, int4-calibrated, w8a8, "
+    "w8a8-static or auto; or a .json file.",
 )
-@click.option("--kv-cache", default=ExportOptions.kv_cache, show_default=True, help="Storage of the key/value cache.")
+@click.option(
+    "--kv-cache",
+    default=ExportOptions.kv_cache,
+    show_default=True,
+    help="Storage of the key/value cache: fp32, or int8 with --calibration.",
+)
+@click.option(
+    "--calibration",
+    metavar="FILE|default|FOLDER",
+    help="Text to calibrate on, the bundled texts, or a finished calibration.",
+)
+@calibration_options
 @click.option("--block-size", type=int, help="Weights per scale: 128, 64, 32 or 16; the largest that fits by default.")
 @click.option("--context-length", type=int, help="Longest prompt plus answer; the model's own by default.")
 @click.option("--layers", type=int, help="Keep only the first N layers, for tests.")
@@ -66,7 +85,7 @@ def command(checkpoint: str, out: Path, verify_it: bool, **values: Any) -> None:
     """
     from inference_pio.export.pipeline import export
 
-    options = ExportOptions(**values)
+    options = ExportOptions(**renamed(values))
     source = locate(checkpoint)
     verifier = None
     if verify_it:

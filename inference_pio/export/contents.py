@@ -45,7 +45,14 @@ UNUSUAL = re.compile(r"[^A-Za-z0-9_.-]")
 NOT_IN_FINGERPRINT = re.compile(
     r"(licen[sc]e|notice|copying|use_policy).*|genai_config\.json|config\.json|calibration\.json", re.IGNORECASE
 )
-DTYPES = {ir.DataType.FLOAT: "float32", ir.DataType.INT64: "int64", ir.DataType.INT32: "int32"}
+ROUNDING = {"MatMulNBits", "MatMulIntegerToFloat"}
+"""Operators whose activations are rounded, by themselves or by the nodes before them."""
+DTYPES = {
+    ir.DataType.FLOAT: "float32",
+    ir.DataType.INT8: "int8",
+    ir.DataType.INT64: "int64",
+    ir.DataType.INT32: "int32",
+}
 
 
 def copy_checkpoint_files(source: Checkpoint, plan: ExportPlan, model: ir.Model, writer: ArtifactWriter) -> None:
@@ -62,8 +69,10 @@ def copy_checkpoint_files(source: Checkpoint, plan: ExportPlan, model: ir.Model,
     writer.add("config.json", json_bytes(config))
     generation = source.generation_config or {}
     writer.add("generation_config.json", json_bytes(generation or _generation_from(config)))
+    if plan.calibration is not None:
+        writer.add("calibration.json", json_bytes(plan.calibration.facts))
     inputs = [str(value.name) for value in model.graph.inputs]
-    genai = genai_config(plan.spec, plan.context_length, config, generation, inputs)
+    genai = None if plan.int8_cache else genai_config(plan.spec, plan.context_length, config, generation, inputs)
     if genai is not None:
         writer.add("genai_config.json", json_bytes(genai))
 
@@ -83,8 +92,8 @@ def make_manifest(
 ) -> Manifest:
     """The manifest of a lowered decoder whose other files are all written."""
     spec, target = plan.spec, plan.target
-    cache = CacheSpec(spec.layers, spec.kv_heads, spec.head_dim, "float32")
-    kernels = {node.op_type for node in model.graph}
+    cache = CacheSpec(spec.layers, spec.kv_heads, spec.head_dim, "int8" if plan.int8_cache else "float32")
+    kernels = {node.op_type for node in model.graph.all_nodes()}
     return Manifest(
         producer=f"inference-pio {__version__}",
         fingerprint=fingerprint({n: f for n, f in files.items() if not NOT_IN_FINGERPRINT.fullmatch(n)}, cache),
@@ -111,7 +120,7 @@ def make_manifest(
         requires=Requires(
             dict(target.requires),
             list(plan.hardware.cpu_classes),
-            dict(Counter(f"{node.domain or 'ai.onnx'}::{node.op_type}" for node in model.graph)),
+            dict(Counter(f"{node.domain or 'ai.onnx'}::{node.op_type}" for node in model.graph.all_nodes())),
         ),
         graphs=[
             GraphFacts(
@@ -124,8 +133,8 @@ def make_manifest(
             )
         ],
         cache=cache,
-        contract=Contract(target.padding, target.compact_cache, target.shared_cache_buffer, "MatMulNBits" in kernels),
-        memory=Memory(files["model.onnx.data"].size, 2 * spec.layers * spec.kv_heads * spec.head_dim * 4),
+        contract=Contract(target.padding, target.compact_cache, target.shared_cache_buffer, bool(kernels & ROUNDING) or plan.int8_cache),
+        memory=Memory(files["model.onnx.data"].size, cache.bytes_per_token),
         accuracy=None,
         files=dict(sorted(files.items())),
     )

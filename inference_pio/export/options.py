@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from inference_pio.calibration.options import CalibrationOptions
 
 
 @dataclass(frozen=True)
@@ -12,6 +15,9 @@ class ExportOptions:
     `precision` is a recipe's name or file; `block_size`, `context_length` and `layers` default to what the recipe and
     the checkpoint say; `max_memory` is in bytes; `threads` None uses every core. `ignore_config_keys` are entries of
     config.json that the caller vouches for. `keep_failed` keeps an artifact whose verification failed, marked so.
+
+    `calibration` is "default", a text file, or the folder of a finished calibration; the other three are for a text:
+    how many samples of how many tokens, and the steps to leave out (see `calibration.options.Switches`).
     """
 
     target: str = "ort-cpu"
@@ -26,3 +32,7 @@ class ExportOptions:
     force: bool = False
     keep_failed: bool = False
     ignore_config_keys: tuple[str, ...] = ()
+    calibration: str | Path | None = None
+    calibration_samples: int = CalibrationOptions.samples
+    calibration_length: int = CalibrationOptions.length
+    calibration_without: tuple[str, ...] = ()

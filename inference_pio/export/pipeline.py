@@ -13,12 +13,14 @@ from inference_pio.artifact.manifest import Accuracy, Manifest
 from inference_pio.artifact.writer import ArtifactWriter, refuse_existing
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import GateFailedError
+from inference_pio.export.calibrating import open_calibration, row_reader
 from inference_pio.export.contents import build_report, copy_checkpoint_files, make_manifest
 from inference_pio.export.options import ExportOptions
 from inference_pio.export.plan import ExportPlan, fit_resources, plan_export
 from inference_pio.export.progress import ExportProgress, SilentProgress
 from inference_pio.export.source_hashes import SourceHashes
 from inference_pio.export.weight_writer import write_weights
+from inference_pio.graphs.architectures import declare_cut
 from inference_pio.graphs.source import WeightSource
 from inference_pio.graphs.targets.target import RewriteReport
 
@@ -45,8 +47,11 @@ def export(
     options, progress, out = options or ExportOptions(), progress or SilentProgress(), Path(out)
     started = time.monotonic()
     refuse_existing(out, options.force)
-    with Checkpoint.open(checkpoint) as source:
-        plan = plan_export(source, options)
+    with (
+        Checkpoint.open(checkpoint) as source,
+        open_calibration(source, out, options, progress.calibration) as calibration,
+    ):
+        plan = plan_export(source, options, calibration)
         model, rewrites = build_graph(source, plan)
         needed, threads = fit_resources(model, plan, out, options.max_memory)
         progress.start(needed)
@@ -68,9 +73,8 @@ def export(
 
 def build_graph(checkpoint: Checkpoint, plan: ExportPlan) -> tuple[ir.Model, list[RewriteReport]]:
     """The lowered graph with lazy weights, and how often each rewrite matched."""
-    source = WeightSource(checkpoint)
-    for layer in range(plan.spec.layers, checkpoint.config["num_hidden_layers"]):
-        source.declare_unused(f"model.layers.{layer}.*", "cut off by --layers")
+    source = WeightSource(checkpoint, row_reader(checkpoint, plan.calibration))
+    declare_cut(source, checkpoint, plan.spec)
     model = plan.architecture.build(plan.spec, source)
     return model, plan.target.lower(model, plan.lowering())
 

@@ -12,13 +12,13 @@ from types import ModuleType
 import onnx_ir as ir
 
 from inference_pio.calibration.recipes import Recipe, find_recipe
+from inference_pio.calibration.result import Calibration
 from inference_pio.checkpoint.checkpoint import Checkpoint
-from inference_pio.checkpoint.config import ConfigReader
 from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.export.options import ExportOptions
 from inference_pio.export.tokenizer_files import check_tokenizer
 from inference_pio.export.weight_writer import data_bytes
-from inference_pio.graphs.architectures import find_architecture
+from inference_pio.graphs.architectures import read_decoder
 from inference_pio.graphs.hardware import find_hardware
 from inference_pio.graphs.hardware.hardware import Hardware
 from inference_pio.graphs.rewrites.rewrite import LoweringContext
@@ -26,6 +26,8 @@ from inference_pio.graphs.spec import DecoderSpec
 from inference_pio.graphs.targets import find_target
 from inference_pio.graphs.targets.target import Target
 from inference_pio.graphs.weights import CHUNK_ELEMENTS, recipe_of
+
+KV_CACHES = ("fp32", "int8")
 
 BASE_BYTES = 100 << 20
 """Interpreter, numpy, onnx and the graph itself."""
@@ -48,10 +50,22 @@ class ExportPlan:
     recipe: Recipe
     context_length: int
     threads: int
+    calibration: Calibration | None = None
+    int8_cache: bool = False
 
     def lowering(self) -> LoweringContext:
-        """What the rewrites need to know."""
-        return LoweringContext(self.spec, lambda tensor: self.recipe.format_of(tensor, self.spec), self.context_length)
+        """What the rewrites need to know; raises BadInputError when a calibration lacks the cache's scales."""
+        scales = None
+        if self.int8_cache:
+            assert self.calibration is not None  # checked before
+            scales = self.calibration.kv_scales(self.spec.layers)
+        return LoweringContext(
+            self.spec,
+            lambda tensor: self.recipe.format_of(tensor, self.spec),
+            self.context_length,
+            self.calibration if self.recipe.calibrated else None,
+            scales,
+        )
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,7 @@ class Estimate:
     disk: int
 
 
-def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
+def plan_export(checkpoint: Checkpoint, options: ExportOptions, calibration: Calibration | None = None) -> ExportPlan:
     """Read the configuration and settle every choice; raises BadInputError for what does not fit together."""
     target = find_target(options.target)
     hardware = find_hardware(options.hardware, target.name)
@@ -71,25 +85,22 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     if options.block_size is not None:
         recipe = recipe.with_block_size(options.block_size)
     _check_overrides(recipe, checkpoint)
-    if options.kv_cache != "fp32":
+    if options.kv_cache not in KV_CACHES:
         raise BadInputError(
-            f"--kv-cache {options.kv_cache} is not available on {target.name}, whose attention keeps a float32 cache: "
-            "use fp32"
+            f"--kv-cache {options.kv_cache} is not available on {target.name}: use {' or '.join(KV_CACHES)}"
         )
-    config = ConfigReader(checkpoint.config, ignored=frozenset(options.ignore_config_keys))
-    architecture = find_architecture(config.need_str("model_type"))
-    spec = architecture.read_config(config)
-    config.finish()
-    if options.layers is not None:
-        if not 1 <= options.layers <= spec.layers:
-            raise BadInputError(f"--layers {options.layers} is outside 1 to {spec.layers}, the layers of the model")
-        spec = spec.truncated(options.layers)
+    architecture, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)
     check_tokenizer(checkpoint, spec.vocab_size)
     context = _context_length(spec, options.context_length)
     threads = os.cpu_count() or 1 if options.threads is None else options.threads
     if threads < 1:
         raise BadInputError(f"--threads must be at least 1, not {threads}")
-    return ExportPlan(architecture, spec, target, hardware, recipe, context, threads)
+    if calibration is not None:
+        calibration.check_source(checkpoint, spec.layers)
+        recipe = recipe.with_exceptions(calibration.exceptions)
+    return ExportPlan(
+        architecture, spec, target, hardware, recipe, context, threads, calibration, options.kv_cache == "int8"
+    )
 
 
 def _check_overrides(recipe: Recipe, checkpoint: Checkpoint) -> None:

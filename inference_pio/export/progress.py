@@ -10,6 +10,9 @@ from inference_pio.export.plan import Estimate
 class ExportProgress(Protocol):
     """Receives the estimate, then the bytes written so far, then the end."""
 
+    def calibration(self, phase: str, done: int, total: int) -> None:
+        """Called while a text is calibrated on, before `start`; see `calibration.pipeline.Progress`."""
+
     def start(self, needed: Estimate) -> None:
         """Called once before anything is written."""
 
@@ -22,6 +25,9 @@ class ExportProgress(Protocol):
 
 class SilentProgress:
     """Tells nobody."""
+
+    def calibration(self, phase: str, done: int, total: int) -> None:
+        """Nothing."""
 
     def start(self, needed: Estimate) -> None:
         """Nothing."""

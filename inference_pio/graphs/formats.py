@@ -5,44 +5,65 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 from inference_pio.errors import BadInputError
 
 BLOCK_SIZES = (128, 64, 32, 16)
 
 
+class Activations(Enum):
+    """How the input of a quantized product is rounded: by the blockwise kernel itself, per token, or by one scale."""
+
+    BLOCK = "block"
+    TOKEN = "token"
+    STATIC = "static"
+
+
 @dataclass(frozen=True)
 class WeightFormat:
-    """Storage of one weight: 32 or 16 bits floating point, or 8 or 4 bits in blocks with a float32 scale each.
+    """Storage of one weight: 32 or 16 bits floating point, 8 or 4 bits in blocks with a float32 scale each, or 8 bits
+    with a scale per output channel for integer products (`activations` TOKEN or STATIC, called w8a8).
 
     `block_size` None takes the largest of 128, 64, 32 and 16 that divides the row length, else 32 with padding.
     """
 
     bits: int
     block_size: int | None = None
+    activations: Activations = Activations.BLOCK
 
     @classmethod
     def parse(cls, text: str) -> WeightFormat:
-        """The format called `fp32`, `fp16`, `int8`, `int4` or, with a block size, `int4-block32`.
+        """The format called `fp32`, `fp16`, `int8`, `int4`, with a block size `int4-block32`, `w8a8`, `w8a8-static`.
 
         Raises BadInputError for other names.
         """
+        if text in _INTEGER_PRODUCTS:
+            return _INTEGER_PRODUCTS[text]
         match = re.fullmatch(r"(?:(fp32|fp16)|(int[84])(?:-block(\d+))?)", text)
         block = int(match[3]) if match and match[3] else None
         if match is None or block not in (None, *BLOCK_SIZES):
             sizes = ", ".join(map(str, BLOCK_SIZES))
             raise BadInputError(
-                f"weight format '{text}' is not known: use fp32, fp16, int8, int4 or int4-blockN with N one of {sizes}"
+                f"weight format '{text}' is not known: use fp32, fp16, w8a8, w8a8-static, int8, int4 or "
+                f"int4-blockN with N one of {sizes}"
             )
         return cls(int((match[1] or match[2]).strip("fpint")), block)
 
     def __str__(self) -> str:
+        if self.integer_product:
+            return next(name for name, known in _INTEGER_PRODUCTS.items() if known == self)
         kind = f"int{self.bits}" if self.quantized else f"fp{self.bits}"
         return kind if self.block_size is None else f"{kind}-block{self.block_size}"
 
     @property
     def quantized(self) -> bool:
         return self.bits <= 8
+
+    @property
+    def integer_product(self) -> bool:
+        """Whether activations are integers too, with one scale per output channel of the weight."""
+        return self.activations is not Activations.BLOCK
 
     def block(self, columns: int) -> int:
         """The block size for rows of `columns` elements; the last block of a row may be padded."""
@@ -55,6 +76,10 @@ class WeightFormat:
         largest = self.block_size or BLOCK_SIZES[0]
         return next((size for size in BLOCK_SIZES if size <= largest and columns % size == 0), None)
 
+
+W8A8 = WeightFormat(8, activations=Activations.TOKEN)
+W8A8_STATIC = WeightFormat(8, activations=Activations.STATIC)
+_INTEGER_PRODUCTS = {"w8a8": W8A8, "w8a8-static": W8A8_STATIC}
 
 FP32 = WeightFormat(32)
 FP16 = WeightFormat(16)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
+from inference_pio.graphs.calibrated import CodeReader
 from inference_pio.graphs.weights import Piece, Rows, bytes_of
 
 
@@ -44,11 +45,15 @@ def quantize_blocks(rows_NK: np.ndarray, bits: int, block: int) -> tuple[np.ndar
 
 @dataclass(frozen=True)
 class QuantizeRows:
-    """Quantized data as the main bytes, scales as the side bytes, both from one pass over the rows."""
+    """Quantized data as the main bytes, scales as the side bytes, both from one pass over the rows.
+
+    `codes` gives rows that a calibration rounded; without it they are rounded here.
+    """
 
     rows: Rows
     bits: int
     block: int
+    codes: CodeReader | None = field(default=None, repr=False, compare=False)
 
     @property
     def blocks(self) -> int:
@@ -60,5 +65,8 @@ class QuantizeRows:
             yield partial(self._piece, start, stop)
 
     def _piece(self, start: int, stop: int) -> Piece:
-        data, scales = quantize_blocks(self.rows.read(start, stop), self.bits, self.block)
+        if self.codes is not None:
+            data, scales = self.codes(start, stop)
+        else:
+            data, scales = quantize_blocks(self.rows.read(start, stop), self.bits, self.block)
         return Piece(bytes_of(data), scales.tobytes())

@@ -7,14 +7,16 @@ import numpy as np
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.checkpoint.ledger import Ledger, check_shape
 from inference_pio.errors import BadInputError
-from inference_pio.graphs.weights import Rows
+from inference_pio.graphs.weights import RowReader, Rows
 
 
 class WeightSource:
     """Hands out checkpoint tensors as lazy rows and keeps the ledger of their use."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, read_rows: RowReader | None = None) -> None:
+        """`read_rows` gives other values than the checkpoint's where a calibration changed them."""
         self._checkpoint = checkpoint
+        self._read_rows = read_rows or checkpoint.rows
         self._ledger = Ledger(checkpoint.tensors)
 
     def rows(self, name: str, shape: tuple[int, ...]) -> Rows:
@@ -22,7 +24,7 @@ class WeightSource:
         self._ledger.use(name)
         if name in self._checkpoint.tensors:
             check_shape(self._checkpoint.tensors[name], shape)
-        return Rows(((name, shape[0]),), shape[1:], self._checkpoint.rows)
+        return Rows(((name, shape[0]),), shape[1:], self._read_rows)
 
     def declare_unused(self, pattern: str, reason: str) -> None:
         """State that tensors matching `pattern` (shell style) are left out on purpose."""

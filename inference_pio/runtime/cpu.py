@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psutil
 
 from inference_pio.errors import BadInputError
@@ -17,6 +19,19 @@ CLASSES = (
     ("avx2", frozenset({"avx2"})),
 )
 """Classes from best to least, with the flags (as Linux spells them) that make a CPU a member."""
+EXACT_CLASSES = ("avx512-vnni", "avx-vnni")
+"""Classes whose u8 x s8 instructions add in 32 bits; the others add pairs of products in 16 bits and saturate."""
+PRECISE_PRODUCTS = "session.x64quantprecision"
+"""Session option of ONNX Runtime: "1" turns s8 weights of integer products into u8 ones, whose kernels are exact.
+
+ONNX Runtime does so on VNNI CPUs too, where it costs more than half the speed of a prompt: set it on the others only.
+"""
+_PRODUCT_MODEL = bytes.fromhex(
+    "08043a5c0a180a01610a0162120179220d4d61744d756c496e74656765721201675a130a0161120e0a0c080212080a020801"
+    "0a0208045a130a0162120e0a0c080312080a0208040a02080162130a0179120e0a0c080612080a0208010a02080142040a00"
+    "100a"
+)
+"""An ONNX model (102 bytes, opset 10) of one node, y s32 [1, 1] = MatMulInteger(a u8 [1, 4], b s8 [4, 1])."""
 
 
 def cpu_flags() -> frozenset[str]:
@@ -41,6 +56,24 @@ def check_cpu_class(allowed: list[str]) -> None:
             f"the artifact is valid on CPUs of class {', '.join(allowed)}, and this one is {found}: export it with "
             "another recipe"
         )
+
+
+def needs_precise_products(flags: frozenset[str]) -> bool:
+    """Whether u8 x s8 products may saturate on a CPU with these flags; a CPU that does not tell is taken to."""
+    return cpu_class(flags) not in EXACT_CLASSES
+
+
+def products_saturate(onnxruntime: Any) -> bool:
+    """Whether u8 x s8 products of the module `onnxruntime` saturate here: one is computed (about a millisecond).
+
+    Unlike flags this asks the kernels themselves, so it holds on every system and under emulation, where the flags
+    in /proc are those of the machine outside.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(_PRODUCT_MODEL, options, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"a": np.full((1, 4), 255, np.uint8), "b": np.full((4, 1), 127, np.int8)})
+    return int(found[0, 0]) != 4 * 255 * 127
 
 
 def physical_cores() -> int:

@@ -115,11 +115,15 @@ def _notes(artifact: Artifact, gate: Gate, comparison: Comparison, options: Veri
             f"A model of {manifest.parameters:,} parameters has a flat output, where rounding flips near ties: its "
             "top-1 agreement is judged away from them (top1_agreement_clear) and reported raw as well."
         )
-    if manifest.contract.rounds_activations:
+    if "com.microsoft::MatMulNBits" in manifest.requires.operators:
         yield (
             "This artifact's weight-only kernels also round activations to int8, per token and block (accuracy level "
             "4); the simulation does the same."
         )
+    if "com.microsoft::MatMulIntegerToFloat" in manifest.requires.operators:
+        yield "Inputs of the integer products are rounded to int8 as the graph says; the simulation does the same."
+    if manifest.cache.dtype == "int8":
+        yield "Keys and values are rounded to int8 before anything attends to them; the simulation does the same."
     if not comparison.source_matches:
         yield "The original's files are not the ones that the artifact was exported from (hashes differ)."
     if manifest.source.layers_kept is not None:

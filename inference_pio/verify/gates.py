@@ -102,6 +102,16 @@ class Gate:
         absolute["top1_agreement_clear"] = max(raw, absolute.get("top1_agreement_clear", 0.0))
         return replace(self, absolute=absolute)
 
+    def with_int8_cache(self) -> Gate:
+        """This gate for an artifact whose cache is rounded as well: bounds are wider by a fixed amount."""
+        allowance: dict[str, float] = _data()["int8_cache"]
+        absolute = {
+            name: limit - allowance["agreement"] if name in LOWER_BOUNDS else limit + allowance.get(name, 0.0)
+            for name, limit in self.absolute.items()
+        }
+        clear_gap = max(self.clear_gap, 2 * math.sqrt(absolute.get("kl_mean", 0.0)))
+        return replace(self, name=f"{self.name}+int8-cache", absolute=absolute, clear_gap=clear_gap)
+
     def check(self, metrics: Metrics, excess: Excess | None = None) -> GateResult:
         """Judge metrics, and the artifact beside its simulation where there is one."""
         figures = metrics.to_dict()

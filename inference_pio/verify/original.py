@@ -105,7 +105,7 @@ class RoundedWeights(ModelWeights, Protocol):
 def passes_for(manifest: Manifest, options: VerifyOptions) -> Passes:
     """The passes against a checkpoint; an artifact that stores all weights as they were needs no simulation."""
     formats = {*manifest.recipe.weights.values(), *manifest.recipe.overrides.values()}
-    simulation = options.simulation and formats != {"fp32"}
+    simulation = options.simulation and (formats != {"fp32"} or manifest.cache.dtype == "int8")
     return Passes(reference=True, simulation=simulation, twin=simulation and manifest.contract.rounds_activations)
 
 

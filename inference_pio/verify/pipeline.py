@@ -175,6 +175,8 @@ def _choose_gate(artifact: Artifact, options: VerifyOptions) -> Gate:
     manifest = artifact.manifest
     if options.gate is None:
         gate = gate_for_recipe(manifest.recipe.name, manifest.recipe.weights.values())
+        if manifest.cache.dtype == "int8":
+            gate = gate.with_int8_cache()
     else:
         gate = load_gate(options.gate)
     return gate.for_model(manifest.parameters)

@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from inference_pio.artifact.process import return_freed_memory
 from inference_pio.errors import BadInputError
 from inference_pio.verify.scratch import LogitsFile
-from inference_pio.verify.weights import ModelWeights
+from inference_pio.verify.weights import CacheSteps, InputRounding, ModelWeights
 
 Progress = Callable[[int, int], None]
 """(work done, all work) in any unit."""
@@ -57,7 +57,7 @@ def write_logits(
         _load_small(model, weights)
         model.model.embed_tokens.forward = _embedding(_tied(model, "model.embed_tokens.weight", weights), weights)
         for index, layer in enumerate(model.model.layers):
-            layer.forward = _layer(layer, f"model.layers.{index}.", weights, partial(report, index + 1, work))
+            layer.forward = _layer(layer, index, weights, partial(report, index + 1, work))
         lengths = [len(window) for window in windows]
         head = _Head(_tied(model, "lm_head.weight", weights), model, weights, lengths, sink)
         model.lm_head.forward = head.run
@@ -139,17 +139,20 @@ def _embedding(name: str, weights: ModelWeights) -> Callable[[torch.Tensor], tor
     return look_up
 
 
-def _layer(layer: Any, prefix: str, weights: ModelWeights, done: Callable[[], None]) -> Callable[..., torch.Tensor]:
+def _layer(layer: Any, index: int, weights: ModelWeights, done: Callable[[], None]) -> Callable[..., torch.Tensor]:
     """A forward that loads the layer, runs it on one window after the other in place, and unloads it."""
-    forward = layer.forward
+    forward, prefix = layer.forward, f"model.layers.{index}."
+    steps = weights.cache_steps(index)
     for name, module in layer.named_modules():
-        block = weights.activation_block(f"{prefix}{name}.weight") if isinstance(module, nn.Linear) else None
-        if block is not None:
-            module.register_forward_pre_hook(lambda _, args, block=block: (round_activations(args[0], block),))
+        rounding = weights.input_rounding(f"{prefix}{name}.weight") if isinstance(module, nn.Linear) else None
+        if rounding is not None:
+            module.register_forward_pre_hook(lambda _, args, how=rounding: (round_activations(args[0], how),))
 
     def run(hidden_WSC: torch.Tensor, **arguments: Any) -> torch.Tensor:
         state = {name: _tensor(prefix + name, p, weights) for name, p in layer.named_parameters()}
         layer.load_state_dict(state, assign=True)
+        if steps is not None:
+            arguments["past_key_values"] = _RoundingCache(steps)
         for window in range(len(hidden_WSC)):
             own = {name: _of_window(value, window, len(hidden_WSC)) for name, value in arguments.items()}
             hidden_WSC[window : window + 1] = forward(hidden_WSC[window : window + 1], **own)
@@ -160,6 +163,22 @@ def _layer(layer: Any, prefix: str, weights: ModelWeights, done: Callable[[], No
         return hidden_WSC
 
     return run
+
+
+class _RoundingCache:
+    """What a layer takes for its cache: holds nothing, and gives keys and values back as an int8 cache would."""
+
+    def __init__(self, steps: CacheSteps) -> None:
+        self._steps = [torch.from_numpy(array)[None, :, None, :] for array in (steps.key, steps.value)]
+
+    def update(
+        self, key_BGSD: torch.Tensor, value_BGSD: torch.Tensor, layer_idx: int, cache_kwargs: object = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        key, value = (
+            torch.clamp(torch.round(x * (1 / step)), -128, 127) * step
+            for x, step in zip((key_BGSD, value_BGSD), self._steps, strict=True)
+        )
+        return key, value
 
 
 def _of_window(value: Any, window: int, windows: int) -> Any:
@@ -183,9 +202,9 @@ class _Head:
 
     def run(self, hidden_WSC: torch.Tensor) -> torch.Tensor:
         hidden_PC = torch.cat([row[:length] for row, length in zip(hidden_WSC, self._lengths, strict=True)])
-        block = self._weights.activation_block(self._name)
-        if block is not None:
-            hidden_PC = round_activations(hidden_PC, block)
+        rounding = self._weights.input_rounding(self._name)
+        if rounding is not None:
+            hidden_PC = round_activations(hidden_PC, rounding)
         step = max(1, HEAD_BYTES // (4 * hidden_PC.shape[1]))
         for start in range(0, self._sink.vocabulary, step):
             stop = min(start + step, self._sink.vocabulary)
@@ -197,8 +216,24 @@ class _Head:
         return self.placeholder
 
 
-def round_activations(x: torch.Tensor, block: int) -> torch.Tensor:
-    """`x` [..., K] rounded as a kernel with int8 activations does: per row and block, symmetric, max|x| -> 127."""
+def round_activations(x: torch.Tensor, how: InputRounding) -> torch.Tensor:
+    """`x` [..., K] rounded as a kernel with int8 activations does; see `InputRounding`."""
+    exact = list(how.exact)
+    inner = x
+    if exact:
+        inner = x.clone()
+        inner[..., exact] = 0
+    rounded = _round_fixed(inner, how.step) if how.step is not None else _round_blocks(inner, how.block or x.shape[-1])
+    if exact:
+        rounded[..., exact] = x[..., exact]
+    return rounded
+
+
+def _round_fixed(x: torch.Tensor, step: float) -> torch.Tensor:
+    return torch.clamp(torch.round(x / step), -128, 127) * step
+
+
+def _round_blocks(x: torch.Tensor, block: int) -> torch.Tensor:
     columns = x.shape[-1]
     padded = nn.functional.pad(x, (0, -columns % block))
     blocks = padded.reshape(*x.shape[:-1], -1, block)

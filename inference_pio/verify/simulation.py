@@ -21,7 +21,10 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from inference_pio.errors import BadInputError
+from inference_pio.verify.cache_steps import read_cache_steps
+from inference_pio.verify.integer_products import read_product
 from inference_pio.verify.tensors import read_rows
+from inference_pio.verify.weights import CacheSteps, InputRounding
 
 SOURCES_KEY = "inference_pio.sources"
 INT8_ACTIVATIONS = 4
@@ -32,14 +35,14 @@ INT8_ACTIVATIONS = 4
 class StoredRows:
     """Rows of one initializer that hold one checkpoint tensor.
 
-    `first` is where they begin; `read` gives any of the initializer's rows as float32; `activation_block` is set
-    where the kernel rounds the activations that meet them; `shape` is the checkpoint tensor's.
+    `first` is where they begin; `read` gives any of the initializer's rows as float32; `rounding` is set where the
+    activations that meet them are rounded; `shape` is the checkpoint tensor's.
     """
 
     first: int
     shape: tuple[int, ...]
     read: Callable[[int, int], np.ndarray]
-    activation_block: int | None = None
+    rounding: InputRounding | None = None
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         return self.read(self.first + start, self.first + stop)
@@ -62,18 +65,19 @@ class ArtifactWeights:
         self._others: dict[str, StoredRows] = {}
         for value in graph.initializers.values():
             self._add(value)
+        self._cache_steps = read_cache_steps(graph)
         if not self._others and not self._tables:
             raise BadInputError(f"{model} does not say which tensors its weights are: export the artifact again")
 
     @property
     def rounds_activations(self) -> bool:
-        """True when some kernel rounds activations by itself."""
-        return any(s.activation_block for s in self._others.values())
+        """True when activations, keys or values are rounded anywhere."""
+        return bool(self.rounding or self._cache_steps)
 
     @property
-    def rounding(self) -> dict[str, int]:
-        """Linear layers (by tensor name) whose input the kernel rounds, with the block size."""
-        return {name: s.activation_block for name, s in self._others.items() if s.activation_block}
+    def rounding(self) -> dict[str, InputRounding]:
+        """Linear layers (by tensor name) whose input is rounded, and how."""
+        return {name: s.rounding for name, s in self._others.items() if s.rounding}
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         stored = self._others.get(name) or self._tables.get(name)
@@ -86,9 +90,12 @@ class ArtifactWeights:
         stored = self._find(name, self._tables, self._others)
         return np.concatenate([stored.rows(int(i), int(i) + 1) for i in ids])
 
-    def activation_block(self, name: str) -> int | None:
+    def input_rounding(self, name: str) -> InputRounding | None:
         stored = self._others.get(name)
-        return None if stored is None else stored.activation_block
+        return None if stored is None else stored.rounding
+
+    def cache_steps(self, layer: int) -> CacheSteps | None:
+        return self._cache_steps.get(layer)
 
     def _find(self, name: str, *places: dict[str, StoredRows]) -> StoredRows:
         for place in places:
@@ -129,7 +136,10 @@ def _use_of(value: ir.Value) -> _Use | None:
             block = _int(node, "block_size")
             rounds = _int(node, "accuracy_level", 0) == INT8_ACTIVATIONS
             stored = _quantized(node, value, node.inputs[2], _int(node, "bits", 4), _int(node, "K"), zero_input=3)
-            return _Use(replace(stored, activation_block=block if rounds else None), is_table=False)
+            return _Use(replace(stored, rounding=InputRounding(block) if rounds else None), is_table=False)
+        if kind == ("com.microsoft", "MatMulIntegerToFloat", 1):
+            product = read_product(node)
+            return _Use(StoredRows(0, product.shape, product.read, product.rounding), is_table=False)
         if kind == ("com.microsoft", "GatherBlockQuantized", 0):
             bits = _int(node, "bits", 4)
             columns = _shape(value)[-1] * 8 // bits

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from inference_pio.checkpoint.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class InputRounding:
+    """How a linear layer's input [..., K] is rounded to int8, symmetrically.
+
+    With `step` None the largest magnitude of a row and block becomes 127; a `block` of None is the whole row. A fixed
+    `step` serves all rows, and what lies beyond 127 steps is clipped. `exact` columns are left as they are.
+    """
+
+    block: int | None = None
+    step: float | None = None
+    exact: tuple[int, ...] = ()
 
 
 class ModelWeights(Protocol):
@@ -21,8 +35,19 @@ class ModelWeights(Protocol):
     def embedding_rows(self, name: str, ids: np.ndarray) -> np.ndarray:
         """Rows `ids` (int64, rising) of a token embedding, [len(ids), hidden]."""
 
-    def activation_block(self, name: str) -> int | None:
-        """Block size in which the input of the linear layer `name` is rounded to int8, or None for not at all."""
+    def input_rounding(self, name: str) -> InputRounding | None:
+        """How the input of the linear layer `name` is rounded to int8, or None for not at all."""
+
+    def cache_steps(self, layer: int) -> CacheSteps | None:
+        """How a layer's keys and values are rounded before anything attends to them, or None for not at all."""
+
+
+@dataclass(frozen=True)
+class CacheSteps:
+    """Steps of an int8 key/value cache, float32 [kv_heads, head_dim]; keys are rounded after their rotation."""
+
+    key: np.ndarray
+    value: np.ndarray
 
 
 class TwinWeights:
@@ -48,8 +73,11 @@ class TwinWeights:
         disturbed: np.ndarray = rows * (1 + self.DISTURBANCE * noise)
         return disturbed
 
-    def activation_block(self, name: str) -> int | None:
-        return self._weights.activation_block(name)
+    def input_rounding(self, name: str) -> InputRounding | None:
+        return self._weights.input_rounding(name)
+
+    def cache_steps(self, layer: int) -> CacheSteps | None:
+        return self._weights.cache_steps(layer)
 
 
 class CheckpointWeights:
@@ -68,5 +96,8 @@ class CheckpointWeights:
     def embedding_rows(self, name: str, ids: np.ndarray) -> np.ndarray:
         return np.concatenate([self._checkpoint.rows(name, int(i), int(i) + 1) for i in ids])
 
-    def activation_block(self, name: str) -> int | None:
+    def input_rounding(self, name: str) -> InputRounding | None:
+        return None
+
+    def cache_steps(self, layer: int) -> CacheSteps | None:
         return None

@@ -143,7 +143,10 @@ def input_names(manifest) -> list[str]:
         ({"precision": "int2"}, "precision 'int2'"),
         ({"target": "tensorrt"}, "target 'tensorrt'"),
         ({"hardware": "sm61"}, "hardware 'sm61'"),
-        ({"kv_cache": "int8"}, "--kv-cache int8"),
+        ({"kv_cache": "int8"}, "an int8 cache needs text: add --calibration"),
+        ({"kv_cache": "int2"}, "--kv-cache int2"),
+        ({"precision": "w8a8"}, "recipe w8a8 needs text: add --calibration"),
+        ({"precision": "int8", "calibration": "default"}, "leave --calibration out"),
         ({"threads": 0}, "--threads must be at least 1"),
         ({"threads": -2}, "--threads must be at least 1"),
     ],
@@ -300,6 +303,9 @@ def test_progress_tells_the_need_then_every_byte(small, tmp_path):
     events: list[object] = []
 
     class Watch:
+        def calibration(self, phase, done, total):
+            raise AssertionError("nothing is calibrated")
+
         def start(self, needed):
             events.append(needed)
 

@@ -31,7 +31,7 @@ STRANGE = (
 
 @pytest.mark.parametrize("text", STRANGE)
 def test_other_names_are_refused(text):
-    with pytest.raises(BadInputError, match="use fp32, fp16, int8, int4"):
+    with pytest.raises(BadInputError, match="use fp32, fp16, w8a8, w8a8-static, int8, int4"):
         WeightFormat.parse(text)
 
 

@@ -17,7 +17,7 @@ from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError
 from inference_pio.verify import reference
 from inference_pio.verify.scratch import LogitsFile
-from inference_pio.verify.weights import CheckpointWeights
+from inference_pio.verify.weights import CheckpointWeights, InputRounding
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from shapes import SHAPES, original, write_shape
@@ -132,8 +132,8 @@ class SpyingWeights(CheckpointWeights):
         self.read[name] = self.read.get(name, 0) + stop - start
         return super().rows(name, start, stop)
 
-    def activation_block(self, name: str) -> int | None:
-        return self.block
+    def input_rounding(self, name: str) -> InputRounding | None:
+        return None if self.block is None else InputRounding(self.block)
 
 
 def test_every_tensor_is_read_once_whatever_the_number_of_windows(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_rounding_by_block(columns: int, block: int) -> None:
     x = np.random.default_rng(0).normal(size=(2, 5, columns)).astype(np.float32)
     x[0, 0] = 0
     x[0, 1] *= 1e-30
-    found = reference.round_activations(torch.from_numpy(x), block).numpy()
+    found = reference.round_activations(torch.from_numpy(x), InputRounding(block)).numpy()
     assert found.shape == x.shape
     assert np.isfinite(found).all()
     assert np.allclose(found, rounded(x, block), rtol=1e-6, atol=0)

@@ -13,6 +13,7 @@ import pytest
 
 from inference_pio.errors import BadInputError
 from inference_pio.verify.simulation import SOURCES_KEY, ArtifactWeights, dequantize
+from inference_pio.verify.weights import InputRounding
 
 Sources = list[tuple[str, int]]
 
@@ -128,13 +129,9 @@ def test_only_kernels_of_accuracy_level_4_round_activations(tmp_path: Path) -> N
         packed, scales, _ = quantized(2, 32, 8, 16)
         file.matmul(name, packed, scales, [(name, 2)], 32, 8, 16, level)
     weights = ArtifactWeights(file.save(tmp_path))
-    assert weights.rounding == {"rounding": 16}
-    assert [weights.activation_block(name) for name in ("exact", "unset", "rounding", "other")] == [
-        None,
-        None,
-        16,
-        None,
-    ]
+    assert weights.rounding == {"rounding": InputRounding(16)}
+    found = [weights.input_rounding(name) for name in ("exact", "unset", "rounding", "other")]
+    assert found == [None, None, InputRounding(16), None]
     assert weights.rounds_activations
 
 
@@ -158,7 +155,7 @@ def test_a_tied_table_and_head_keep_their_own_values(tmp_path: Path) -> None:
     weights = ArtifactWeights(file.save(tmp_path))
     assert (weights.embedding_rows("embed", np.array([4])) == values8[[4]]).all()
     assert (weights.rows("embed", 0, 6) == values4).all()
-    assert weights.activation_block("embed") == 16
+    assert weights.input_rounding("embed") == InputRounding(16)
 
 
 def test_one_table_that_serves_as_head_too(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_rows_of_the_checkpoint(tiny: Path) -> None:
         assert weights.shape("no.such.tensor") is None
         assert (weights.rows(TABLE, 5, 9) == table[5:9]).all()
         assert (weights.embedding_rows(TABLE, np.array([0, 7, 2047])) == table[[0, 7, 2047]]).all()
-        assert weights.activation_block(TABLE) is None
+        assert weights.input_rounding(TABLE) is None
 
 
 def test_a_twin_differs_in_the_last_bits_of_the_embeddings_alone(tiny: Path) -> None:
@@ -36,4 +36,4 @@ def test_a_twin_differs_in_the_last_bits_of_the_embeddings_alone(tiny: Path) -> 
         assert (twin.rows(TABLE, 0, 9) == weights.rows(TABLE, 0, 9)).all()
         assert (twin.rows(NORM, 0, 9) == weights.rows(NORM, 0, 9)).all()
         assert twin.shape(NORM) == weights.shape(NORM)
-        assert twin.activation_block(NORM) is None
+        assert twin.input_rounding(NORM) is None

@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from types import ModuleType
 
+from inference_pio.checkpoint.checkpoint import Checkpoint
+from inference_pio.checkpoint.config import ConfigReader
 from inference_pio.errors import BadInputError
+from inference_pio.graphs.source import WeightSource
+from inference_pio.graphs.spec import DecoderSpec
 
 
 def supported() -> list[str]:
@@ -24,3 +29,28 @@ def find_architecture(model_type: object) -> ModuleType:
             f"config.json: model_type {model_type!r} is not supported; supported are {', '.join(supported())}"
         )
     return importlib.import_module(f"{__name__}.{model_type}")
+
+
+def read_decoder(
+    checkpoint: Checkpoint, ignored_keys: Sequence[str], layers: int | None
+) -> tuple[ModuleType, DecoderSpec]:
+    """The architecture of a checkpoint and the decoder its config.json describes, cut after `layers` layers if asked.
+
+    Raises BadInputError for a config that the architecture cannot express; `ignored_keys` are the caller's word that
+    these entries do not matter.
+    """
+    config = ConfigReader(checkpoint.config, ignored=frozenset(ignored_keys))
+    architecture = find_architecture(config.need_str("model_type"))
+    spec: DecoderSpec = architecture.read_config(config)
+    config.finish()
+    if layers is not None:
+        if not 1 <= layers <= spec.layers:
+            raise BadInputError(f"--layers {layers} is outside 1 to {spec.layers}, the layers of the model")
+        spec = spec.truncated(layers)
+    return architecture, spec
+
+
+def declare_cut(source: WeightSource, checkpoint: Checkpoint, spec: DecoderSpec) -> None:
+    """State that the tensors of layers behind those of `spec` are left out."""
+    for layer in range(spec.layers, checkpoint.config["num_hidden_layers"]):
+        source.declare_unused(f"model.layers.{layer}.*", "cut off by --layers")

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from inference_pio.errors import BadInputError
 from inference_pio.graphs.builder import MICROSOFT, GraphBuilder
+from inference_pio.graphs.calibrated import CodeReader
 from inference_pio.graphs.formats import WeightFormat
+from inference_pio.graphs.integers import stacked
 from inference_pio.graphs.quantize import QuantizeRows
-from inference_pio.graphs.rewrites.rewrite import LinearMatch, LoweringContext, match_linear, replace
+from inference_pio.graphs.rewrites.rewrite import LinearMatch, LoweringContext, NoMatchError, match_linear, replace
 from inference_pio.graphs.weights import Recipe, Rows, StoreRows, stored_rows
 
 INT8_ACTIVATIONS = 4
@@ -23,7 +26,8 @@ def pattern(node: ir.Node) -> LinearMatch | None:
 
 
 def check(match: LinearMatch, context: LoweringContext) -> None:
-    """Every linear layer has a kernel."""
+    if context.format_of(stored_rows(match.weight).parts[0][0]).integer_product:
+        raise NoMatchError("integer products have a rewrite of their own")
 
 
 def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> None:
@@ -32,7 +36,7 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
     chosen = context.format_of(rows.parts[0][0])
     with b.before(match.nodes[0]), b.scope(str(match.nodes[0].name)):
         if chosen.quantized:
-            y_BSN = _blocks(b, match, rows, chosen, len(list(match.weight.uses())) > 1)
+            y_BSN = _blocks(b, match, rows, chosen, _calibrated(rows, context))
         else:
             y_BSN = _floats(b, match, rows, chosen)
     replace(match.output, y_BSN)
@@ -40,11 +44,23 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
         graph.remove(node, safe=True)
 
 
-def _blocks(b: GraphBuilder, match: LinearMatch, rows: Rows, chosen: WeightFormat, shared: bool) -> ir.Value:
+def _calibrated(rows: Rows, context: LoweringContext) -> CodeReader | None:
+    """The rounded rows of a calibration, None for plain rounding."""
+    found = [(count, context.calibrated_linear(name)) for name, count in rows.parts]
+    readers = [(count, linear.read) for count, linear in found if linear is not None]
+    if readers and len(readers) != len(found):
+        raise BadInputError(f"the calibration holds only some of {rows.label}: calibrate this checkpoint again")
+    return stacked(readers) if readers else None
+
+
+def _blocks(
+    b: GraphBuilder, match: LinearMatch, rows: Rows, chosen: WeightFormat, codes: CodeReader | None
+) -> ir.Value:
     """`MatMulNBits(x, data [N, blocks, bytes], scales [N, blocks])`."""
     columns = rows.tail[0]
+    shared = len(list(match.weight.uses())) > 1
     block = chosen.gather_block(columns) or chosen.block(columns) if shared else chosen.block(columns)
-    job = QuantizeRows(rows, chosen.bits, block)
+    job = QuantizeRows(rows, chosen.bits, block, codes)
     name, count = str(match.weight.name), job.blocks
     shape = (rows.count, count, block * chosen.bits // 8)
     data = stored_once(b, f"{name}.blocks", ir.DataType.UINT8, shape, Recipe(job, sources=rows.parts))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import onnx_ir as ir
 
 from inference_pio.errors import BadInputError
+from inference_pio.graphs.calibrated import CalibratedLinear, CalibratedWeights
 from inference_pio.graphs.formats import FormatOf
+from inference_pio.graphs.kv_scales import KvScales
 from inference_pio.graphs.spec import DecoderSpec
 from inference_pio.graphs.weights import holds_rows, stored_rows
 
@@ -25,6 +27,12 @@ class LoweringContext:
     spec: DecoderSpec
     format_of: FormatOf
     context_length: int
+    calibrated: CalibratedWeights | None = None
+    kv_scales: Mapping[int, KvScales] | None = None
+
+    def calibrated_linear(self, tensor: str) -> CalibratedLinear | None:
+        """What calibration says about the weight `tensor`; None where plain rounding applies."""
+        return None if self.calibrated is None else self.calibrated.linear(tensor)
 
 
 class Rewrite(Protocol):

@@ -6,6 +6,8 @@ from inference_pio.graphs.builder import OPSET
 from inference_pio.graphs.rewrites import (
     embedding_kernels,
     group_query_attention,
+    int8_cache,
+    integer_kernels,
     keep_logits,
     linear_kernels,
     pack_gate_up,
@@ -23,7 +25,9 @@ TARGET = Target(
         Step(pack_qkv),
         Step(pack_gate_up),
         Step(group_query_attention, required=True),
+        Step(int8_cache),
         Step(skip_norm, required=True),
+        Step(integer_kernels),
         Step(linear_kernels, required=True),
         Step(embedding_kernels),
     ),

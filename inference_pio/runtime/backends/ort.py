@@ -10,11 +10,17 @@ import numpy as np
 
 from inference_pio.artifact.manifest import CacheSpec, Manifest
 from inference_pio.errors import BadInputError, InferencePioError
+from inference_pio.runtime.cpu import PRECISE_PRODUCTS, products_saturate
 from inference_pio.runtime.memory import MemoryBudget
 
 KEEP_INPUT = "num_logits_to_keep"
 GROWTH = 256
 """Cache capacity grows in steps of this many tokens, or a quarter of what is there."""
+CACHE_DTYPES = {"float32": (np.float32, "tensor(float)"), "int8": (np.int8, "tensor(int8)")}
+"""Of a manifest's cache dtype: numpy's, and the name that ONNX Runtime gives to it."""
+SLAB_BYTES = 16 << 20
+"""Cache buffers are cut from pieces of at least this size, which get huge pages where there are any (numpy asks for
+them from 4 MB on); over small pages reading an int8 cache takes up to twice as long."""
 
 
 def import_onnxruntime() -> Any:
@@ -42,6 +48,8 @@ class OrtBackend:
         options.log_severity_level = 4  # errors are raised, and need not be printed as well
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        if products_saturate(ort):
+            options.add_session_config_entry(PRECISE_PRODUCTS, "1")
         try:
             self.session = ort.InferenceSession(
                 str(folder / manifest.graphs[0].file), options, providers=["CPUExecutionProvider"]
@@ -84,15 +92,14 @@ class OrtSequence:
             return
         capacity = -(-max(tokens, self._capacity + self._capacity // 4) // GROWTH) * GROWTH
         spec = self._backend.spec
-        shape = (1, spec.kv_heads, capacity, spec.head_dim)
-        size = 2 * spec.layers * spec.kv_heads * capacity * spec.head_dim * 4
+        size = capacity * spec.bytes_per_token
         self._backend.budget.take(size - self._reserved, f"a key/value cache of {capacity} tokens")
         self._reserved = size
-        old, self._buffers = self._buffers, [np.zeros(shape, np.float32) for _ in range(2 * spec.layers)]
+        old, self._buffers = self._buffers, _cache_buffers(spec, capacity)
         for index, buffer in enumerate(self._buffers):
             if old:
                 buffer[:, :, : self.length] = old[index][:, :, : self.length]
-                old[index] = buffer  # frees the old buffer before the next one is touched
+                old[index] = buffer  # frees the old buffers before many new ones are touched
             self._bind_cache(index, buffer)
         self._capacity = capacity
         self._ones = np.ones((1, capacity), np.int64)
@@ -125,7 +132,8 @@ class OrtSequence:
 
     def save(self, start: int, stop: int) -> np.ndarray:
         spec = self._backend.spec
-        payload = np.empty((len(self._buffers), spec.kv_heads, stop - start, spec.head_dim), np.float32)
+        dtype = CACHE_DTYPES[spec.dtype][0]
+        payload = np.empty((len(self._buffers), spec.kv_heads, stop - start, spec.head_dim), dtype)
         for index, buffer in enumerate(self._buffers):
             payload[index] = buffer[0, :, start:stop]
         return payload
@@ -161,10 +169,20 @@ class OrtSequence:
         self._binding.bind_ortvalue_output(name, self._backend.ort.OrtValue.ortvalue_from_numpy(array))
 
 
+def _cache_buffers(spec: CacheSpec, capacity: int) -> list[np.ndarray]:
+    """Zeros [1, kv_heads, capacity, head_dim] per layer for keys and for values, layer by layer."""
+    dtype, shape = CACHE_DTYPES[spec.dtype][0], (1, spec.kv_heads, capacity, spec.head_dim)
+    each = 2 * spec.layers
+    slab = min(each, max(1, -(-SLAB_BYTES * each // (capacity * spec.bytes_per_token))))
+    sizes = [min(slab, each - start) for start in range(0, each, slab)]
+    return [buffer for size in sizes for buffer in np.zeros((size, *shape), dtype)]
+
+
 def _check_graph(session: Any, manifest: Manifest, folder: Path) -> None:
     """Raise BadInputError unless inputs and outputs are those that the manifest's cache and vocabulary imply."""
     cache = manifest.cache
-    found = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
+    values = (*session.get_inputs(), *session.get_outputs())
+    found = {value.name: value.shape for value in values}
     optional = {value.name for value in session.get_overridable_initializers()}
     expected: dict[str, dict[int, int]] = {"input_ids": {}, "attention_mask": {}}
     expected["logits"] = {2: manifest.model.vocab_size}
@@ -176,6 +194,8 @@ def _check_graph(session: Any, manifest: Manifest, folder: Path) -> None:
         for name, sizes in expected.items()
         for axis, size in sizes.items()
     )
+    held = CACHE_DTYPES.get(cache.dtype, (None, None))[1]
+    same &= all(value.type == held for value in values if value.name.startswith(("past_key_values.", "present.")))
     if not same or KEEP_INPUT not in optional:
         raise BadInputError(
             f"the graph in {folder} has other inputs or outputs than its manifest implies: copy or export the artifact "

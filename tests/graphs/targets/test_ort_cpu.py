@@ -31,6 +31,8 @@ def test_match_counts(layers, tied):
         "pack_qkv": layers,
         "pack_gate_up": layers,
         "group_query_attention": layers,
+        "int8_cache": 0,
+        "integer_kernels": 0,
         "skip_norm": 2 * layers,
         "linear_kernels": 4 * layers + 1,
         "embedding_kernels": 1,

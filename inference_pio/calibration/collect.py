@@ -1,0 +1,146 @@
+"""One layer over all samples: collect, choose, round, and run the next layer's inputs out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from inference_pio.calibration.cache_statistics import CacheStatistics
+from inference_pio.calibration.layer import LayerResult, Progress, TapChoice, choose, choose_step, emit, folded
+from inference_pio.calibration.layer_graphs import LayerGraph, Runner, cut, feed_of
+from inference_pio.calibration.observers import Observer, ObserverKind
+from inference_pio.calibration.plan import CalibrationPlan
+from inference_pio.calibration.products import relative_error
+from inference_pio.calibration.simulate import rounded_layer
+from inference_pio.calibration.statistics import TapStatistics
+from inference_pio.calibration.taps import find_cache_taps, find_taps
+from inference_pio.calibration.workspace import Workspace
+from inference_pio.checkpoint.checkpoint import Checkpoint
+from inference_pio.errors import BadInputError
+from inference_pio.graphs.formats import Activations
+from inference_pio.graphs.weights import stored_rows
+
+JUDGED_SAMPLES = 4
+"""Samples on which a whole layer, rounded, is compared with itself in float32."""
+
+
+class Collector:
+    """Runs the layers of a checkpoint one by one over fixed samples of token ids, int64 [length] each."""
+
+    def __init__(
+        self, plan: CalibrationPlan, checkpoint: Checkpoint, work: Workspace, samples: tuple[np.ndarray, ...]
+    ) -> None:
+        self._plan, self._work, self._samples = plan, work, samples
+        model = plan.build(checkpoint)
+        self._layers = cut(model)
+        self._runner = Runner(self._layers, model.opset_imports, plan.threads)
+        self._shared = self._runner.shared_values(len(samples[0]))
+        if work.finished_layers() == 0:
+            self._write_embeddings()
+
+    def calibrate_layer(self, index: int, report: Progress) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and facts of a layer; afterwards the hidden states for the next one are on disk.
+
+        Raises BadInputError that names the layer when activations are not finite.
+        """
+        layer = self._layers.layers[index]
+        weights = {str(value.name): _whole(value) for value in layer.weights}
+        statistics, cache = self._collect(layer, weights, report)
+        if not self._plan.recipe.calibrated:  # only the cache's steps are asked for
+            return cache, {"layer": index, "output_error": None, "linears": [], "exceptions": []}
+        format_of, switches = self._plan.format_of, self._plan.options.switches
+        choices = choose(statistics, weights, format_of, switches)
+        if any(format_of(name).activations is Activations.STATIC for c in choices for name in c.tap.linears):
+            choices = self._static_steps(layer, weights, statistics, choices, report)
+        result = emit(statistics, choices, weights, format_of, switches)
+        facts = {
+            "layer": index,
+            "output_error": self._output_error(layer, weights, choices, result),
+            "linears": result.linears,
+            "exceptions": result.exceptions,
+        }
+        return {**result.arrays, **cache}, facts
+
+    def _collect(
+        self, layer: LayerGraph, weights: Mapping[str, np.ndarray], report: Progress
+    ) -> tuple[list[TapStatistics], dict[str, np.ndarray]]:
+        taps, cache_taps = find_taps(layer), find_cache_taps(layer)
+        count = len(self._samples)
+        statistics = [TapStatistics(tap, count, self._plan.needs_gram(tap.linears)) for tap in taps]
+        cache = None if cache_taps is None else CacheStatistics(cache_taps, self._plan.spec.rope.scaling)
+        wanted = [tap.value for tap in taps] + ([cache_taps.key, cache_taps.value] if cache_taps else [])
+        session = self._runner.session(layer, wanted)
+        writer = self._work.write_hidden(layer.index + 1)
+        for number, hidden_1SC in enumerate(self._hidden(layer.index)):
+            output, *found = session.run(None, feed_of(layer, hidden_1SC, self._shared, weights))
+            if not np.isfinite(output).all():
+                raise BadInputError(
+                    f"layer {layer.index} gives activations that are NaN or infinite in sample {number}: check the "
+                    "checkpoint and the calibration text"
+                )
+            for stats, x_1SK in zip(statistics, found, strict=False):
+                stats.update(x_1SK[0])
+            if cache is not None:
+                cache.update(found[-2][0], found[-1][0])
+            writer.add(output[0])
+            report("layers", layer.index * count + number + 1, self._plan.spec.layers * count)
+        writer.close()
+        return statistics, {} if cache is None else cache.arrays(layer.index)
+
+    def _static_steps(
+        self,
+        layer: LayerGraph,
+        weights: Mapping[str, np.ndarray],
+        statistics: list[TapStatistics],
+        choices: list[TapChoice],
+        report: Progress,
+    ) -> list[TapChoice]:
+        """A second pass: histograms of the activations as they are after smoothing, without exact columns."""
+        observers = [Observer(f"the inputs of {c.tap.name}", c.tap.columns, ObserverKind.MIN_MAX) for c in choices]
+        session = self._runner.session(layer, [choice.tap.value for choice in choices])
+        for hidden_1SC in self._hidden(layer.index):
+            _, *found = session.run(None, feed_of(layer, hidden_1SC, self._shared, weights))
+            for choice, observer, x_1SK in zip(choices, observers, found, strict=True):
+                inner_SK = x_1SK[0] / choice.smoothing.factors
+                inner_SK[:, list(choice.exact)] = 0
+                observer.update(inner_SK)
+        tensors, kind, chosen = folded(weights, choices), self._plan.options.observer, []
+        for stats, choice, observer in zip(statistics, choices, observers, strict=True):
+            pairs = [(tensors[name], self._plan.format_of(name)) for name in choice.tap.linears]
+            static = pairs[0][1].activations is Activations.STATIC
+            chosen.append(choose_step(choice, observer, kind, stats.rows(), pairs) if static else choice)
+        return chosen
+
+    def _output_error(
+        self, layer: LayerGraph, weights: Mapping[str, np.ndarray], choices: list[TapChoice], result: LayerResult
+    ) -> float:
+        """Squared error of the layer's contribution to the residual stream, as a share of that contribution."""
+        exact_session = self._runner.session(layer, [])
+        rounded_session = rounded_layer(self._runner, layer, choices, result)
+        errors = []
+        for _, hidden_1SC in zip(range(JUDGED_SAMPLES), self._hidden(layer.index), strict=False):
+            (exact,) = exact_session.run(None, feed_of(layer, hidden_1SC, self._shared, weights))
+            (found,) = rounded_session.run(None, feed_of(layer, hidden_1SC, self._shared, result.weights))
+            errors.append(relative_error(exact - hidden_1SC, found - hidden_1SC))
+        return float(np.mean(errors))
+
+    def _hidden(self, index: int) -> Any:
+        states = self._work.hidden(index, len(self._samples), len(self._samples[0]), self._plan.spec.hidden_size)
+        for number in range(len(states)):
+            yield np.array(states[number])[None]
+
+    def _write_embeddings(self) -> None:
+        table = stored_rows(self._layers.table)
+        writer = self._work.write_hidden(0)
+        for ids in self._samples:
+            unique, inverse = np.unique(ids, return_inverse=True)
+            rows = np.concatenate([table.read(int(i), int(i) + 1) for i in unique])
+            writer.add(rows[inverse])
+        writer.close()
+
+
+def _whole(value: Any) -> np.ndarray:
+    rows = stored_rows(value)
+    return rows.read(0, rows.count)

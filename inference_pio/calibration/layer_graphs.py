@@ -1,0 +1,206 @@
+"""A canonical graph cut into its layers, each run by itself with weights that come and go.
+
+The cut follows the builder's scopes: nodes called `layers.N/...` are layer N. What a layer reads from outside becomes
+an input, its weights too, so that layers of one kind share a session and one layer's weights are in memory at a time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from inference_pio.graphs.builder import IR_VERSION
+from inference_pio.graphs.weights import recipe_of
+from inference_pio.runtime.backends.ort import import_onnxruntime
+
+_LAYER = re.compile(r"layers\.(\d+)/")
+_TENSOR_LAYER = re.compile(r"\.layers\.\d+\.")
+_BOOLEAN = frozenset({"And", "Or", "Not", "LessOrEqual", "Less", "Greater", "GreaterOrEqual", "Equal"})
+
+
+@dataclass(frozen=True)
+class LayerGraph:
+    """One layer: its nodes, what it reads (`hidden`, values shared by all layers, weights) and what it gives."""
+
+    index: int
+    nodes: tuple[ir.Node, ...]
+    hidden: ir.Value
+    shared: tuple[ir.Value, ...]
+    caches: tuple[ir.Value, ...]
+    weights: tuple[ir.Value, ...]
+    output: ir.Value
+
+
+@dataclass(frozen=True)
+class Layers:
+    """All layers of a model, the values that they share, and the table that the first hidden states come from."""
+
+    layers: tuple[LayerGraph, ...]
+    shared: tuple[ir.Value, ...]
+    table: ir.Value
+    prelude: tuple[ir.Node, ...] = field(repr=False)
+
+
+def cut(model: ir.Model) -> Layers:
+    """The layers of a canonical decoder."""
+    groups: dict[int, list[ir.Node]] = {}
+    outside = []
+    for node in model.graph:
+        found = _LAYER.match(str(node.name))
+        if found:
+            groups.setdefault(int(found[1]), []).append(node)
+        else:
+            outside.append(node)
+    layers, hidden = [], None
+    for index in sorted(groups):
+        layer = _layer(index, groups[index], hidden)
+        layers.append(layer)
+        hidden = layer.output
+    table = next(v for n in outside if n.op_type == "Gather" for v in n.inputs[:1] if v is not None)
+    shared = tuple(dict.fromkeys(value for layer in layers for value in layer.shared))
+    return Layers(tuple(layers), shared, table, tuple(outside))
+
+
+def _layer(index: int, nodes: list[ir.Node], hidden: ir.Value | None) -> LayerGraph:
+    own = {value for node in nodes for value in node.outputs}
+    read = dict.fromkeys(v for node in nodes for v in node.inputs if v is not None and v not in own)
+    weights = tuple(v for v in read if recipe_of(v) is not None)
+    caches = tuple(v for v in read if v.is_graph_input())
+    constants = {v for v in read if v.const_value is not None and v not in weights}
+    others = [v for v in read if v not in weights and v not in caches and v not in constants]
+    if hidden is None:  # the first layer reads the looked-up rows
+        hidden = next(v for v in others if (p := v.producer()) is not None and p.op_type == "Gather")
+    outputs = [v for v in own if any(user not in nodes for user, _ in v.uses())]
+    if len(outputs) != 1:
+        raise ValueError(f"layer {index} has {len(outputs)} results that others read, not one")
+    shared = tuple(v for v in others if v is not hidden)
+    return LayerGraph(index, tuple(nodes), hidden, shared, caches, weights, outputs[0])
+
+
+class Runner:
+    """Runs graphs cut out of a model; sessions are kept for layers of the same kind."""
+
+    def __init__(self, layers: Layers, opset_imports: Mapping[str, int], threads: int) -> None:
+        self._layers, self._opsets, self._threads = layers, dict(opset_imports), threads
+        self._sessions: dict[tuple[object, ...], Any] = {}
+
+    def shared_values(self, length: int) -> dict[str, np.ndarray]:
+        """The values that all layers share (masks, rotary angles) for one unpadded row of `length` tokens."""
+        wanted = self._layers.shared
+        needed = set(wanted)
+        nodes: list[ir.Node] = []
+        for node in reversed(self._layers.prelude):
+            if any(value in needed for value in node.outputs):
+                nodes.insert(0, node)
+                needed |= {value for value in node.inputs if value is not None}
+        ids = np.zeros((1, length), np.int64)
+        known = {"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": np.arange(length)[None]}
+        own = {value for node in nodes for value in node.outputs}
+        outer = {v for node in nodes for v in node.inputs if v is not None and v not in own and v.is_graph_input()}
+        session = self.open(_model(nodes, list(outer), list(wanted), self._opsets))
+        feed = {_name(value): known[str(value.name)] for value in outer}
+        return dict(zip([_name(v) for v in wanted], session.run(None, feed), strict=True))
+
+    def session(self, layer: LayerGraph, wanted: Sequence[ir.Value]) -> Any:
+        """A session of a layer that gives its output and then the values `wanted`."""
+        names = {_name(v) for v in wanted}
+        key = (*(_signature(node) for node in layer.nodes), *sorted(names))
+        if key not in self._sessions:
+            self._sessions[key] = self.open(self.model(layer, wanted))
+        return self._sessions[key]
+
+    def model(self, layer: LayerGraph, wanted: Sequence[ir.Value]) -> ir.Model:
+        """A layer as a model of its own that gives its output and then the values `wanted`."""
+        inputs = [layer.hidden, *layer.shared, *layer.caches, *layer.weights]
+        return _model(layer.nodes, inputs, [layer.output, *wanted], self._opsets)
+
+    def open(self, model: ir.Model) -> Any:
+        """A session of a model that is held in memory."""
+        ort = import_onnxruntime()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.log_severity_level = 3
+        data = ir.to_proto(model).SerializeToString()
+        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def feed_of(
+    layer: LayerGraph, hidden_1SC: np.ndarray, shared: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The inputs of one run of a layer over one row without a past; `weights` by checkpoint tensor name."""
+    feed = {_name(layer.hidden, layer): hidden_1SC}
+    feed |= {_name(value): shared[_name(value)] for value in layer.shared}
+    for cache in layer.caches:
+        assert cache.shape is not None
+        _, heads, _, size = cache.shape
+        feed[_name(cache)] = np.zeros((1, int(str(heads)), 0, int(str(size))), np.float32)
+    return feed | {_name(value): weights[str(value.name)] for value in layer.weights}
+
+
+def _model(
+    nodes: Sequence[ir.Node], inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], opsets: Mapping[str, int]
+) -> ir.Model:
+    """A copy of `nodes` as a model of its own."""
+    copies: dict[ir.Value, ir.Value] = {}
+    initializers = []
+    for value in inputs:
+        copies[value] = ir.Value(name=_input_name(value, inputs[0]), type=_type(value))
+    made = []
+    for node in nodes:
+        for value in node.inputs:
+            if value is not None and value not in copies and value.const_value is not None:
+                copies[value] = ir.Value(name=str(value.name), const_value=value.const_value)
+                initializers.append(copies[value])
+        copied = [None if value is None else copies[value] for value in node.inputs]
+        new = ir.Node(node.domain, node.op_type, copied, node.attributes.values(), num_outputs=len(node.outputs))
+        for old, value in zip(node.outputs, new.outputs, strict=True):
+            value.name = _name(old)
+            copies[old] = value
+        made.append(new)
+    for value in outputs:
+        copies[value].type = _type(value)
+    graph = ir.Graph(
+        [copies[value] for value in inputs],
+        [copies[value] for value in outputs],
+        nodes=made,
+        initializers=initializers,
+        opset_imports=dict(opsets),
+        name="layer",
+    )
+    return ir.Model(graph, ir_version=IR_VERSION)
+
+
+def _name(value: ir.Value, layer: LayerGraph | None = None) -> str:
+    """A value's name without its layer's number, so that it is the same in every layer."""
+    if layer is not None and value is layer.hidden:
+        return "hidden"
+    plain = _LAYER.sub("layer/", str(value.name))
+    plain = _TENSOR_LAYER.sub(".layer.", plain)
+    return re.sub(r"^past_key_values\.\d+\.", "past.", plain)
+
+
+def _type(value: ir.Value) -> ir.TypeProtocol:
+    """The builder leaves intermediate values untyped; between parts of a decoder they are float or masks."""
+    if value.type is not None:
+        return value.type
+    producer = value.producer()
+    is_mask = producer is not None and producer.op_type in _BOOLEAN
+    return ir.TensorType(ir.DataType.BOOL if is_mask else ir.DataType.FLOAT)
+
+
+def _input_name(value: ir.Value, first: ir.Value) -> str:
+    """The first input of a layer is its hidden state, whoever made it."""
+    producer = value.producer()
+    is_hidden = value is first and producer is not None
+    return "hidden" if is_hidden else _name(value)
+
+
+def _signature(node: ir.Node) -> tuple[object, ...]:
+    inputs = tuple(None if v is None else _name(v) for v in node.inputs[1:])
+    attributes = tuple(sorted((name, str(a.value)) for name, a in node.attributes.items()))
+    return (node.domain, node.op_type, inputs, attributes)

@@ -1,0 +1,74 @@
+"""The whole calibration, top to bottom: text, hidden states, one layer after the other, a folder of results.
+
+Hidden states of all samples lie on disk; in memory are one layer's weights and its statistics. A layer's results are
+complete before the next one begins, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from inference_pio.artifact.process import return_freed_memory
+from inference_pio.calibration.collect import Collector
+from inference_pio.calibration.options import CalibrationOptions
+from inference_pio.calibration.plan import plan_calibration
+from inference_pio.calibration.report import summary
+from inference_pio.calibration.result import VERSION, Calibration, identity
+from inference_pio.calibration.text import read_calibration
+from inference_pio.calibration.workspace import Workspace
+from inference_pio.checkpoint.checkpoint import Checkpoint
+from inference_pio.errors import BadInputError
+
+Progress = Callable[[str, int, int], None]
+"""(phase, work done, all work). Phases: "expected memory" tells bytes before the work begins, "bundled text" that the
+bundled corpus is run, "resumed" how many layers were done already, "layers" counts samples through layers."""
+
+
+def calibrate(
+    checkpoint: str | Path,
+    out: str | Path,
+    options: CalibrationOptions | None = None,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Calibrate a recipe on text and write the result to the folder `out`; open it.
+
+    The same checkpoint, text and options give the same result, byte for byte. A run that was stopped goes on from the
+    layer it was at. Raises BadInputError for a checkpoint, a text or options that do not fit, and for activations that
+    are not finite (naming the layer); ResourceLimitError when memory or disk do not suffice.
+    """
+    options, out, report = options or CalibrationOptions(), Path(out), progress or (lambda phase, done, total: None)
+    if out.exists() and not force:
+        raise BadInputError(f"{out} exists already: choose another folder or allow it to be replaced (--force)")
+    with Checkpoint.open(checkpoint) as source:
+        plan = plan_calibration(source, options)
+        text = read_calibration(options.text, source.path, options.samples, options.length, plan.spec.vocab_size)
+        report("expected memory", 0, plan.expected_memory())
+        if text.is_default:
+            report("bundled text", 0, 1)
+        origin = identity(source)
+        key = {"version": VERSION, "source": origin, "text": text.sha256, "options": options.decisive()}
+        with Workspace(out, key) as work:
+            collector = Collector(plan, source, work, text.samples)
+            if work.finished_layers():
+                report("resumed", work.finished_layers(), plan.spec.layers)
+            for index in range(work.finished_layers(), plan.spec.layers):
+                work.save_layer(index, collector.calibrate_layer(index, report))
+                return_freed_memory()
+            layers = [work.layer_facts(index) for index in range(plan.spec.layers)]
+            work.finish(
+                {
+                    "version": VERSION,
+                    "recipe": plan.recipe.name,
+                    "source": origin,
+                    "layers": plan.spec.layers,
+                    "text": {"name": text.name, "sha256": text.sha256, "default": text.is_default},
+                    "fingerprint": text.fingerprint.to_json(),
+                    "options": options.decisive(),
+                    "exceptions": sorted(name for layer in layers for name in layer["exceptions"]),
+                    **summary(layers),
+                }
+            )
+    return Calibration(out)

@@ -1,0 +1,65 @@
+"""Quantized linear layers in numpy: the arithmetic of each format, to judge choices by the error of the output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from inference_pio.calibration.rounding import dequantize_blocks, dequantize_channels, round_blocks, round_channels
+from inference_pio.graphs.formats import Activations, WeightFormat
+
+
+@dataclass(frozen=True)
+class Input:
+    """How a tap's rows are treated: divided by `factors`, `exact` columns left alone, one `step` where static."""
+
+    factors: np.ndarray
+    exact: tuple[int, ...] = ()
+    step: float | None = None
+
+
+def rounded_input(x_TK: np.ndarray, how: Input, chosen: WeightFormat) -> np.ndarray:
+    """The rows as the kernel of a format sees them, float32 [T, K]."""
+    x_TK = x_TK / how.factors
+    if not chosen.quantized:
+        return x_TK
+    inner = x_TK.copy()
+    inner[:, list(how.exact)] = 0
+    if chosen.activations is Activations.STATIC:
+        assert how.step is not None
+        rounded = np.clip(np.rint(inner / np.float32(how.step)), -128, 127) * np.float32(how.step)
+    else:
+        rounded = _per_row(inner, x_TK.shape[1] if chosen.integer_product else chosen.block(x_TK.shape[1]))
+    rounded[:, list(how.exact)] = x_TK[:, list(how.exact)]
+    return rounded.astype(np.float32, copy=False)
+
+
+def _per_row(x_TK: np.ndarray, block: int) -> np.ndarray:
+    tokens, columns = x_TK.shape
+    blocks = np.pad(x_TK, ((0, 0), (0, -columns % block))).reshape(tokens, -1, block)
+    largest = np.abs(blocks).max(axis=2, keepdims=True)
+    inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    return (np.rint(blocks * inverse) * (largest / np.float32(127))).reshape(tokens, -1)[:, :columns]
+
+
+def round_weight(
+    rows_NK: np.ndarray, chosen: WeightFormat, clip: bool, importance_K: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and scales in the layout of a format."""
+    if chosen.integer_product:
+        return round_channels(rows_NK, clip, importance_K)
+    return round_blocks(rows_NK, chosen.bits, chosen.block(rows_NK.shape[1]), clip, importance_K)
+
+
+def dequantized(codes: np.ndarray, scales: np.ndarray, chosen: WeightFormat, columns: int) -> np.ndarray:
+    """float32 [N, K] of codes in the layout of a format."""
+    if chosen.integer_product:
+        return dequantize_channels(codes, scales)
+    return dequantize_blocks(codes, scales, chosen.bits, columns)
+
+
+def relative_error(exact_TN: np.ndarray, found_TN: np.ndarray) -> float:
+    """Squared error as a share of the squared output."""
+    power = float(np.square(exact_TN, dtype=np.float64).sum())
+    return float(np.square(found_TN - exact_TN, dtype=np.float64).sum()) / power if power > 0 else 0.0

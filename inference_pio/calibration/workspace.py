@@ -1,0 +1,135 @@
+"""The folder of a calibration while it is made: `.NAME.partial` beside its place, kept when the work is interrupted."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from inference_pio.artifact.files import write_atomically
+from inference_pio.artifact.jsonfile import json_bytes
+from inference_pio.calibration.result import FACTS, LAYERS, layer_file
+from inference_pio.errors import BadInputError, ResourceLimitError
+
+KEY = "key.json"
+
+
+class Workspace:
+    """Layers finished so far, and the hidden states that the next one reads.
+
+    `key` is everything that the result depends on: a folder that was begun with another key is begun anew.
+    """
+
+    def __init__(self, out: Path, key: dict[str, Any]) -> None:
+        self.out = out
+        self.folder = out.with_name(f".{out.name}.partial")
+        self._key = json_bytes(key)
+
+    def __enter__(self) -> Workspace:
+        try:
+            if not self._may_go_on():
+                shutil.rmtree(self.folder, ignore_errors=True)
+                (self.folder / LAYERS).mkdir(parents=True)
+                write_atomically(self.folder / KEY, lambda file: file.write(self._key))
+        except OSError as error:
+            raise _refused(self.folder, error) from error
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Nothing: what is there lets the next run go on."""
+
+    def finished_layers(self) -> int:
+        """How many layers need not be computed again."""
+        count = 0
+        while self._facts_file(count).is_file() and self._hidden(count + 1).is_file():
+            count += 1
+        return count
+
+    def hidden(self, layer: int, samples: int, length: int, size: int) -> np.memmap[Any, Any]:
+        """The hidden states that layer `layer` reads, float32 [samples, length, size]; read sample by sample."""
+        return np.memmap(self._hidden(layer), np.float32, "r", shape=(samples, length, size))
+
+    def write_hidden(self, layer: int) -> HiddenWriter:
+        """Where the hidden states for layer `layer` go; they are there once it is closed."""
+        return HiddenWriter(self._hidden(layer))
+
+    def save_layer(self, layer: int, result: tuple[dict[str, np.ndarray], dict[str, Any]]) -> None:
+        """Store a layer's arrays and facts; the hidden states that it read are dropped."""
+        arrays, facts = result
+        place = self.folder / LAYERS / layer_file(layer)
+        temporary = place.with_suffix(".tmp")
+        try:
+            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(place)
+        except OSError as error:
+            raise _refused(self.folder, error) from error
+        write_atomically(self._facts_file(layer), lambda file: file.write(json_bytes(facts)))
+        self._hidden(layer).unlink(missing_ok=True)
+
+    def layer_facts(self, layer: int) -> dict[str, Any]:
+        """What `save_layer` stored."""
+        facts: dict[str, Any] = json.loads(self._facts_file(layer).read_bytes())
+        return facts
+
+    def finish(self, facts: dict[str, Any]) -> None:
+        """Write `calibration.json` and put the folder in its place."""
+        for leftover in (*self.folder.glob("hidden.*"), *self.folder.glob("layer.*.json"), self.folder / KEY):
+            leftover.unlink()
+        write_atomically(self.folder / FACTS, lambda file: file.write(json_bytes(facts)))
+        old = self.out.with_name(f".{self.out.name}.old")
+        try:
+            shutil.rmtree(old, ignore_errors=True)
+            if self.out.exists():
+                self.out.rename(old)
+            self.folder.rename(self.out)
+            shutil.rmtree(old, ignore_errors=True)
+        except OSError as error:
+            raise _refused(self.out, error) from error
+
+    def _may_go_on(self) -> bool:
+        try:
+            return (self.folder / KEY).read_bytes() == self._key
+        except OSError:
+            return False
+
+    def _hidden(self, layer: int) -> Path:
+        return self.folder / f"hidden.{layer}.bin"
+
+    def _facts_file(self, layer: int) -> Path:
+        return self.folder / f"layer.{layer}.json"
+
+
+class HiddenWriter:
+    """Hidden states written one sample after the other by plain writes."""
+
+    def __init__(self, place: Path) -> None:
+        self._place, self._temporary = place, place.with_suffix(".tmp")
+        self._file = self._temporary.open("wb")
+
+    def add(self, hidden_SC: np.ndarray) -> None:
+        """One sample, float32 [length, size]; raises ResourceLimitError when the disk is full."""
+        try:
+            self._file.write(np.ascontiguousarray(hidden_SC, np.float32).data.cast("B"))
+        except OSError as error:
+            raise _refused(self._place.parent, error) from error
+
+    def close(self) -> None:
+        """Put the file in its place."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._temporary.replace(self._place)
+
+
+def _refused(folder: Path, error: OSError) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceLimitError(f"no space left in {folder}: free some, then run the same command to go on")
+    return BadInputError(f"{folder} cannot be written ({error.strerror}): choose another place")

@@ -1,0 +1,92 @@
+"""Weights of integer products: int8 with a scale per output channel, stored [K, N] as the operator reads them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from inference_pio.graphs.calibrated import CodeReader
+from inference_pio.graphs.weights import Piece, Rows, bytes_of
+
+
+def round_rows(rows_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Symmetric rounding per row: int8 [N, K] in -127..127 and float32 scales [N], a value is code * scale.
+
+    A row whose scale is no normal float32 becomes zero: its inverse would be infinite.
+    """
+    scales = np.maximum(rows_NK.max(axis=1), -rows_NK.min(axis=1)) / np.float32(127)
+    scales[scales < np.finfo(np.float32).tiny] = 0
+    inverse = np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales != 0)
+    return np.clip(np.rint(rows_NK * inverse[:, None]), -127, 127).astype(np.int8), scales
+
+
+@dataclass(frozen=True)
+class IntegerColumns:
+    """int8 codes [K, N] as the main bytes, float32 scales [N] as the side bytes.
+
+    The checkpoint has [N, K], so one tensor's codes are gathered in memory, a byte an element, before they are
+    written; rows are still read and rounded a chunk at a time.
+    """
+
+    rows: Rows
+    codes: CodeReader | None = field(default=None, repr=False, compare=False)
+
+    def pieces(self) -> Iterator[Callable[[], Piece]]:
+        gathered = _Gathered(self.rows.tail[0], self.rows.count)
+        spans = list(self.rows.spans())
+        for start, stop in spans:
+            yield partial(self._fill, gathered, start, stop)
+        yield partial(gathered.wait, len(spans))
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Codes int8 [rows, K] and scales float32 [rows]."""
+        return self.codes(start, stop) if self.codes is not None else round_rows(self.rows.read(start, stop))
+
+    def _fill(self, gathered: _Gathered, start: int, stop: int) -> Piece:
+        try:
+            codes, scales = self.read(start, stop)
+            gathered.codes_KN[:, start:stop] = codes.T
+            return Piece(b"", scales.astype(np.float32, copy=False).tobytes())
+        finally:
+            gathered.arrived()
+
+
+class _Gathered:
+    """Codes that several threads fill in; the last piece waits for all of them."""
+
+    def __init__(self, columns: int, rows: int) -> None:
+        self.codes_KN = np.empty((columns, rows), np.int8)
+        self._count = 0
+        self._changed = threading.Condition()
+
+    def arrived(self) -> None:
+        with self._changed:
+            self._count += 1
+            self._changed.notify_all()
+
+    def wait(self, pieces: int) -> Piece:
+        """All codes, once `pieces` have arrived; those were handed to the pool earlier, so they never wait for this."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._count >= pieces)
+        return Piece(bytes_of(self.codes_KN))
+
+
+def stacked(readers: list[tuple[int, CodeReader]]) -> CodeReader:
+    """One reader over tensors that lie behind each other along the rows; `readers` are (rows, reader)."""
+
+    def read(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        codes, scales, offset = [], [], 0
+        for rows, reader in readers:
+            first, last = max(start - offset, 0), min(stop - offset, rows)
+            if first < last:
+                part = reader(first, last)
+                codes.append(part[0])
+                scales.append(part[1])
+            offset += rows
+        return np.concatenate(codes), np.concatenate(scales)
+
+    return read
