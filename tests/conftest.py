@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from inference_pio.calibration.recipes import RECIPES
 from inference_pio.export.options import ExportOptions
 from inference_pio.export.pipeline import export
 from inference_pio.tiny import tiny_checkpoint
@@ -26,7 +27,9 @@ def tiny_artifact(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
     def make(precision: str) -> Path:
         out = folder / precision
         if not out.exists():
-            export(tiny, out, ExportOptions(precision=precision))
+            text = "default" if RECIPES[precision].calibrated else None
+            few = {"calibration_samples": 16, "calibration_length": 128}
+            export(tiny, out, ExportOptions(precision=precision, calibration=text, **few))
         return out
 
     return make

@@ -133,7 +133,12 @@ def make_manifest(
             )
         ],
         cache=cache,
-        contract=Contract(target.padding, target.compact_cache, target.shared_cache_buffer, bool(kernels & ROUNDING) or plan.int8_cache),
+        contract=Contract(
+            padding=target.padding,
+            compact_cache=target.compact_cache,
+            shared_cache_buffer=target.shared_cache_buffer,
+            rounds_activations=bool(kernels & ROUNDING) or plan.int8_cache,
+        ),
         memory=Memory(files["model.onnx.data"].size, cache.bytes_per_token),
         accuracy=None,
         files=dict(sorted(files.items())),

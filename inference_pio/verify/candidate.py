@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from inference_pio.artifact.bundle import Artifact
-from inference_pio.artifact.jsonfile import read_json_object
-from inference_pio.calibration.fingerprint import TextFingerprint
-from inference_pio.calibration.result import FACTS as CALIBRATION
 from inference_pio.errors import BadInputError
 from inference_pio.runtime import Engine, EngineConfig
+from inference_pio.verify.calibration_facts import refuse_calibrated
 from inference_pio.verify.findings import Decode
 from inference_pio.verify.options import VerifyOptions
 from inference_pio.verify.scratch import LogitsFile, Scratch
@@ -25,17 +23,6 @@ class Candidate:
     tokens: list[int]
     logits: LogitsFile
     decode: Decode
-
-
-def _refuse_calibrated(artifact: Artifact, text: Text) -> None:
-    """Raise BadInputError for text that the artifact was calibrated on: it would flatter the rounding."""
-    if CALIBRATION not in artifact.manifest.files:
-        return
-    fingerprint = TextFingerprint.from_json(read_json_object(artifact.file(CALIBRATION)).get("fingerprint"))
-    if fingerprint.overlaps(text.content):
-        raise BadInputError(
-            f"{artifact.path} was calibrated on the verification text or a part of it: verify on another text"
-        )
 
 
 def run_artifact(
@@ -61,7 +48,7 @@ def run_artifact(
                 "save a reference with shorter windows"
             )
         if text is not None:
-            _refuse_calibrated(artifact, text)
+            refuse_calibrated(artifact, text.content)
         scratch.require(windows.positions, windows.window)
         logits = scratch.open(windows.positions)
         for start, inputs in zip(windows.starts, windows.inputs, strict=True):

@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import Any
 
 from inference_pio.artifact.bundle import Artifact
+from inference_pio.verify.calibration_facts import calibration_facts
 from inference_pio.verify.findings import (
     Decode,
     by_offset,
@@ -93,6 +94,7 @@ def conclude(artifact: Artifact, gate: Gate, comparison: Comparison, options: Ve
             "kl_histogram": histogram(table.kl),
         },
         notes=tuple(_notes(artifact, gate, comparison, options)),
+        calibration=calibration_facts(artifact),
     )
 
 

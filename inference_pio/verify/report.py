@@ -23,7 +23,8 @@ class Report:
     `gate` is the verdict, with failures of the tokenizer check and of the baseline in it. `simulation` has the figures
     of KL(original || simulation), `excess` the comparison with it; both are None where none was run. `artifact`,
     `text`, `tokenizer`, `versions` say what was compared, `findings` holds worst positions, the first divergence and
-    what the plots show, `notes` what a reader should know about these figures.
+    what the plots show, `notes` what a reader should know about these figures. `calibration` has what a
+    calibration said about its layers (see `calibration_facts.py`), None without one.
     """
 
     gate: GateResult
@@ -40,6 +41,7 @@ class Report:
     findings: dict[str, Any] = field(repr=False)
     notes: tuple[str, ...] = ()
     baseline: dict[str, Any] | None = None
+    calibration: dict[str, Any] | None = None
 
     @property
     def passed(self) -> bool:
@@ -69,6 +71,7 @@ class Report:
             "versions": self.versions,
             "notes": list(self.notes),
             "baseline": self.baseline,
+            "calibration": self.calibration,
             **self.findings,
         }
         finite: dict[str, Any] = _finite(values)

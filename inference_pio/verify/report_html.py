@@ -93,6 +93,22 @@ def _plots(report: Mapping[str, Any]) -> list[tuple[str, str, Markup]]:
             ),
         ),
     ]
+    if report["calibration"] is not None:
+        errors = report["calibration"]["layer_errors"]
+        found.append(
+            (
+                "Rounding error of each layer",
+                "Of what a layer adds to its input, as a share of its power. One layer far above the rest is worth an "
+                "exception.",
+                plots.lines(
+                    "Rounding error of each layer",
+                    [str(index) for index in range(len(errors))],
+                    "layer",
+                    "squared error, share",
+                    [plots.Series("artifact", "artifact", errors)],
+                ),
+            )
+        )
     if report["simulation"] is not None:
         checks = report["gate"]["checks"]
         limit = next((c["limit"] for c in checks if c["metric"] == "kl_mean against simulation"), None)

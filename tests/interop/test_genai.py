@@ -67,7 +67,7 @@ def tokenized(folder: Path, texts: tuple[str, ...]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("repetition_penalty", [1.0, 1.3])
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4", "w8a8", "w8a8-static", "int4-calibrated"])
 def test_one_prompt(tiny_artifact: Callable[[str], Path], precision: str, repetition_penalty: float):
     folder = tiny_artifact(precision)
     for prompt in tokenized(folder, PROMPTS):
@@ -78,6 +78,10 @@ def test_one_prompt(tiny_artifact: Callable[[str], Path], precision: str, repeti
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_batch_of_two_lengths(tiny_artifact: Callable[[str], Path], precision: str):
     check_batch(tiny_artifact(precision), near_tie=0.0)
+
+
+def test_integer_products_in_a_batch_of_two_lengths(tiny_artifact: Callable[[str], Path]):
+    check_batch(tiny_artifact("w8a8"), near_tie=NEAR_TIE)
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
