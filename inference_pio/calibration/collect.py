@@ -53,7 +53,7 @@ class Collector:
         format_of, switches = self._plan.format_of, self._plan.options.switches
         choices = choose(statistics, weights, format_of, switches)
         if any(format_of(name).activations is Activations.STATIC for c in choices for name in c.tap.linears):
-            choices = self._static_steps(layer, weights, statistics, choices, report)
+            choices = self._static_steps(layer, weights, statistics, choices)
         result = emit(statistics, choices, weights, format_of, switches)
         facts = {
             "layer": index,
@@ -95,7 +95,6 @@ class Collector:
         weights: Mapping[str, np.ndarray],
         statistics: list[TapStatistics],
         choices: list[TapChoice],
-        report: Progress,
     ) -> list[TapChoice]:
         """A second pass: histograms of the activations as they are after smoothing, without exact columns."""
         observers = [Observer(f"the inputs of {c.tap.name}", c.tap.columns, ObserverKind.MIN_MAX) for c in choices]
@@ -109,8 +108,7 @@ class Collector:
         tensors, kind, chosen = folded(weights, choices), self._plan.options.observer, []
         for stats, choice, observer in zip(statistics, choices, observers, strict=True):
             pairs = [(tensors[name], self._plan.format_of(name)) for name in choice.tap.linears]
-            static = pairs[0][1].activations is Activations.STATIC
-            chosen.append(choose_step(choice, observer, kind, stats.rows(), pairs) if static else choice)
+            chosen.append(choose_step(choice, observer, kind, stats.rows(), pairs))
         return chosen
 
     def _output_error(

@@ -11,7 +11,14 @@ import numpy as np
 from inference_pio.calibration.gptq import Feedback
 from inference_pio.calibration.observers import Observer, ObserverKind
 from inference_pio.calibration.options import Switches
-from inference_pio.calibration.products import Input, dequantized, relative_error, round_weight, rounded_input
+from inference_pio.calibration.products import (
+    Input,
+    dequantized,
+    exact_columns,
+    relative_error,
+    round_weight,
+    rounded_input,
+)
 from inference_pio.calibration.smoothing import Smoothing, search_smoothing, static_step
 from inference_pio.calibration.statistics import TapStatistics
 from inference_pio.calibration.taps import Tap
@@ -72,8 +79,12 @@ def choose_step(
 ) -> TapChoice:
     """The static step of a tap: that of the asked kind, or of the kind with the least error of the output.
 
-    `observer` saw the smoothed activations without the exact columns; `pairs` are smoothed weights and formats.
+    `observer` saw the smoothed activations without the exact columns; `pairs` are smoothed weights and formats. Taps
+    without a static linear layer are returned as they are.
     """
+    pairs = [(rows_NK, chosen) for rows_NK, chosen in pairs if chosen.activations is Activations.STATIC]
+    if not pairs:
+        return choice
     state = observer.state()
     found = []
     for candidate in ObserverKind if kind is None else (kind,):
@@ -125,7 +136,6 @@ def emit(
         failing = [name for name, linear in rounded.items() if linear.error > WORST_ERROR]
         if failing and switches.exceptions and any(formats[name].integer_product for name in rounded):
             result.exceptions += rounded  # layers that read one value are packed, so they stay together
-            failing = list(rounded)
         for name, linear in rounded.items():
             kept = name in result.exceptions
             result.formats[name] = FP32 if kept else formats[name]
@@ -144,15 +154,16 @@ class _Rounded:
     scales: np.ndarray
     exact: np.ndarray
     found: np.ndarray
+    static: bool
     error: float
     plain_error: float
 
     def arrays(self, name: str, choice: TapChoice) -> dict[str, np.ndarray]:
         arrays = {f"{name}.codes": self.codes, f"{name}.scales": self.scales}
-        if choice.exact:
+        if self.exact.shape[1]:
             arrays[f"{name}.exact_columns"] = np.array(choice.exact, np.int64)
             arrays[f"{name}.exact_weights"] = self.exact
-        if choice.step is not None:
+        if self.static:
             arrays[f"{name}.activation_scale"] = np.array([choice.step], np.float32)
         return arrays
 
@@ -166,7 +177,8 @@ def _round(
     switches: Switches,
     feedback: Feedback | None,
 ) -> _Rounded:
-    factors_K, exact, columns = choice.smoothing.factors, list(choice.exact), rows_NK.shape[1]
+    factors_K, columns = choice.smoothing.factors, rows_NK.shape[1]
+    exact, static = list(exact_columns(choice.exact, chosen)), chosen.activations is Activations.STATIC
     inner_NK = rows_NK.copy()
     inner_NK[:, exact] = 0
     if feedback is not None and chosen.bits == 4:
@@ -182,7 +194,7 @@ def _round(
     if not np.isfinite(error):
         raise BadInputError(f"the output of '{name}' is not finite: check the checkpoint")
     plain = _plain_error(stats, rows_NK * (1 / factors_K), exact_TN, chosen)
-    return _Rounded(codes, scales, rows_NK[:, exact], found_NK, error, plain)
+    return _Rounded(codes, scales, rows_NK[:, exact], found_NK, static, error, plain)
 
 
 def _plain_error(stats: TapStatistics, rows_NK: np.ndarray, exact_TN: np.ndarray, chosen: WeightFormat) -> float:
@@ -207,8 +219,8 @@ def _facts(name: str, linear: _Rounded, choice: TapChoice, kept: bool) -> dict[s
         "error": linear.error,
         "plain_error": linear.plain_error,
         "smoothing": choice.smoothing.strength,
-        "exact_columns": len(choice.exact),
-        "observer": choice.observer,
+        "exact_columns": linear.exact.shape[1],
+        "observer": choice.observer if linear.static else None,
         "kept_in_float32": kept,
     }
 

@@ -16,9 +16,8 @@ from inference_pio.calibration.plan import plan_calibration
 from inference_pio.calibration.report import summary
 from inference_pio.calibration.result import VERSION, Calibration, identity
 from inference_pio.calibration.text import read_calibration
-from inference_pio.calibration.workspace import Workspace
+from inference_pio.calibration.workspace import Workspace, refuse_existing
 from inference_pio.checkpoint.checkpoint import Checkpoint
-from inference_pio.errors import BadInputError
 
 Progress = Callable[[str, int, int], None]
 """(phase, work done, all work). Phases: "expected memory" tells bytes before the work begins, "bundled text" that the
@@ -40,8 +39,7 @@ def calibrate(
     are not finite (naming the layer); ResourceLimitError when memory or disk do not suffice.
     """
     options, out, report = options or CalibrationOptions(), Path(out), progress or (lambda phase, done, total: None)
-    if out.exists() and not force:
-        raise BadInputError(f"{out} exists already: choose another folder or allow it to be replaced (--force)")
+    refuse_existing(out, force)
     with Checkpoint.open(checkpoint) as source:
         plan = plan_calibration(source, options)
         text = read_calibration(options.text, source.path, options.samples, options.length, plan.spec.vocab_size)
@@ -49,7 +47,8 @@ def calibrate(
         if text.is_default:
             report("bundled text", 0, 1)
         origin = identity(source)
-        key = {"version": VERSION, "source": origin, "text": text.sha256, "options": options.decisive()}
+        decisive = {"rules": plan.recipe.rules(), "options": options.decisive()}
+        key = {"version": VERSION, "source": origin, "text": text.sha256, **decisive}
         with Workspace(out, key) as work:
             collector = Collector(plan, source, work, text.samples)
             if work.finished_layers():
@@ -66,7 +65,7 @@ def calibrate(
                     "layers": plan.spec.layers,
                     "text": {"name": text.name, "sha256": text.sha256, "default": text.is_default},
                     "fingerprint": text.fingerprint.to_json(),
-                    "options": options.decisive(),
+                    **decisive,
                     "exceptions": sorted(name for layer in layers for name in layer["exceptions"]),
                     **summary(layers),
                 }

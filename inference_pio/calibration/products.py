@@ -12,7 +12,10 @@ from inference_pio.graphs.formats import Activations, WeightFormat
 
 @dataclass(frozen=True)
 class Input:
-    """How a tap's rows are treated: divided by `factors`, `exact` columns left alone, one `step` where static."""
+    """How a tap's rows are treated: divided by `factors`, `exact` columns left alone, one `step` where static.
+
+    Only integer products have exact columns; for other formats of the same tap they are columns like any.
+    """
 
     factors: np.ndarray
     exact: tuple[int, ...] = ()
@@ -24,15 +27,20 @@ def rounded_input(x_TK: np.ndarray, how: Input, chosen: WeightFormat) -> np.ndar
     x_TK = x_TK / how.factors
     if not chosen.quantized:
         return x_TK
-    inner = x_TK.copy()
-    inner[:, list(how.exact)] = 0
+    exact, inner = list(exact_columns(how.exact, chosen)), x_TK.copy()
+    inner[:, exact] = 0
     if chosen.activations is Activations.STATIC:
         assert how.step is not None
         rounded = np.clip(np.rint(inner / np.float32(how.step)), -128, 127) * np.float32(how.step)
     else:
         rounded = _per_row(inner, x_TK.shape[1] if chosen.integer_product else chosen.block(x_TK.shape[1]))
-    rounded[:, list(how.exact)] = x_TK[:, list(how.exact)]
+    rounded[:, exact] = x_TK[:, exact]
     return rounded.astype(np.float32, copy=False)
+
+
+def exact_columns(exact: tuple[int, ...], chosen: WeightFormat) -> tuple[int, ...]:
+    """Those of a tap's exact columns that a linear layer of this format has: all, or none."""
+    return exact if chosen.integer_product else ()
 
 
 def _per_row(x_TK: np.ndarray, block: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from inference_pio.artifact.jsonfile import read_json_object
 from inference_pio.errors import BadInputError
@@ -32,6 +33,11 @@ class Recipe:
             if fnmatch.fnmatchcase(tensor, pattern):
                 return chosen
         return self.edges if tensor in spec.edge_tensors else self.layers
+
+    def rules(self) -> dict[str, Any]:
+        """Everything that `format_of` goes by, as JSON: a recipe file of the same name may say something else."""
+        overrides = [[pattern, str(chosen)] for pattern, chosen in self.overrides]
+        return {"layers": str(self.layers), "edges": str(self.edges), "overrides": overrides}
 
     def with_exceptions(self, tensors: tuple[str, ...]) -> Recipe:
         """The same recipe with `tensors` kept in float32."""

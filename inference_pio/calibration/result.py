@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from inference_pio.artifact.jsonfile import read_json_object
+from inference_pio.calibration.checks import check_arrays, check_facts, finite
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.checkpoint.safetensors import TensorReader
 from inference_pio.checkpoint.safetensors_header import TensorInfo, read_header
@@ -37,6 +38,7 @@ class Calibration:
         self.facts: dict[str, Any] = read_json_object(folder / FACTS)
         if self.facts.get("version") != VERSION:
             raise BadInputError(f"{folder} is a calibration of another version: run inference-pio calibrate again")
+        check_facts(self.facts, folder / FACTS)
         self._reader = TensorReader()
 
     @property
@@ -50,13 +52,16 @@ class Calibration:
         return tuple(self.facts["exceptions"])
 
     def check_source(self, checkpoint: Checkpoint, layers: int) -> None:
-        """Raise BadInputError unless it was made from this checkpoint, with at least so many layers."""
+        """Raise BadInputError unless it was made from this checkpoint, is whole, and has at least so many layers."""
         if self.facts["source"] != identity(checkpoint):
             raise BadInputError(
                 f"{self.folder} was made from another checkpoint than {checkpoint.path}: calibrate this one"
             )
         if self.facts["layers"] < layers:
-            raise BadInputError(f"{self.folder} holds {self.facts['layers']} layers, {layers} are asked for")
+            raise BadInputError(
+                f"{self.folder} holds {self.facts['layers']} layers, {layers} are asked for: calibrate again"
+            )
+        check_arrays(self._arrays, self.facts["linears"], checkpoint.tensors)
 
     def linear(self, tensor: str) -> CalibratedLinear | None:
         """The calibrated weight called `tensor`; see `graphs.calibrated`."""
@@ -65,10 +70,14 @@ class Calibration:
             return None
         columns = self._array(f"{tensor}.exact_columns")
         step = self._array(f"{tensor}.activation_scale")
+        if columns is not None and not (len(columns) == 0 or 0 <= columns.min() <= columns.max() < codes.shape[1]):
+            raise BadInputError(f"the exact columns of '{tensor}' lie outside it: calibrate again")
+        if step is not None and not (step.shape == (1,) and step[0] > 0):
+            raise BadInputError(f"the activation scale of '{tensor}' is no positive number: calibrate again")
         return CalibratedLinear(
             read=lambda start, stop: (
                 self._reader.read_stored(codes, start, stop),
-                self._reader.read_rows(scales, start, stop),
+                finite(scales, self._reader.read_rows(scales, start, stop)),
             ),
             activation_scale=None if step is None else float(step[0]),
             exact_columns=() if columns is None else tuple(int(i) for i in columns),
@@ -112,7 +121,9 @@ class Calibration:
 
     def _array(self, name: str) -> np.ndarray | None:
         info = self._arrays.get(name)
-        return None if info is None else self._reader.read_stored(info, 0, info.shape[0])
+        if info is None:
+            return None
+        return finite(info, self._reader.read_stored(info, 0, info.shape[0] if info.shape else 0))
 
 
 def layer_file(layer: int) -> str:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from inference_pio.calibration.layer import LayerResult, TapChoice
 from inference_pio.calibration.layer_graphs import LayerGraph, Runner
+from inference_pio.calibration.products import exact_columns
 from inference_pio.graphs.formats import Activations, WeightFormat
 
 
@@ -46,8 +47,9 @@ def _round(graph: ir.Graph, before: ir.Node, x: ir.Value, choice: TapChoice, cho
     columns = choice.tap.columns
     add = _Adder(graph, before)
     mask = np.ones(columns, np.float32)
-    mask[list(choice.exact)] = 0
-    inner = add("Mul", x, add.constant(mask)) if choice.exact else x
+    exact = exact_columns(choice.exact, chosen)
+    mask[list(exact)] = 0
+    inner = add("Mul", x, add.constant(mask)) if exact else x
     if chosen.activations is Activations.STATIC:
         step = add.constant(np.float32(choice.step))
         low, high = add.constant(np.float32(-128)), add.constant(np.float32(127))
@@ -62,7 +64,7 @@ def _round(graph: ir.Graph, before: ir.Node, x: ir.Value, choice: TapChoice, cho
         levels = add("Round", add("Mul", add("Div", split, largest), add.constant(np.float32(127))))
         rounded = add("Mul", levels, add("Div", largest, add.constant(np.float32(127))))
         rounded = add("Reshape", rounded, add.constant(np.array([1, -1, columns])))
-    return add("Add", rounded, add("Mul", x, add.constant(1 - mask))) if choice.exact else rounded
+    return add("Add", rounded, add("Mul", x, add.constant(1 - mask))) if exact else rounded
 
 
 class _Adder:

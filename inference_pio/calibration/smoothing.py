@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from inference_pio.calibration.products import Input, dequantized, relative_error, round_weight, rounded_input
+from inference_pio.calibration.products import (
+    Input,
+    dequantized,
+    exact_columns,
+    relative_error,
+    round_weight,
+    rounded_input,
+)
 from inference_pio.calibration.statistics import TapStatistics
 from inference_pio.graphs.formats import Activations, WeightFormat
 
@@ -83,12 +90,12 @@ def _error(
     for rows_NK, chosen in weights:
         if not chosen.quantized:
             continue
-        scaled_NK = rows_NK * factors_K
+        scaled_NK, outer = rows_NK * factors_K, list(exact_columns(exact, chosen))
         inner_NK = scaled_NK.copy()
-        inner_NK[:, list(exact)] = 0
+        inner_NK[:, outer] = 0
         codes, scales = round_weight(inner_NK, chosen, False, None)
         found_NK = dequantized(codes, scales, chosen, rows_NK.shape[1])
-        found_NK[:, list(exact)] = scaled_NK[:, list(exact)]
+        found_NK[:, outer] = scaled_NK[:, outer]
         weight_only = chosen.activations is Activations.BLOCK
         seen_TK = x_TK / factors_K if weight_only else rounded_input(x_TK, how, chosen)
         errors.append(relative_error(x_TK @ rows_NK.T, seen_TK @ found_NK.T))

@@ -24,7 +24,7 @@ class TapStatistics:
     def __init__(self, tap: Tap, samples: int, gram: bool) -> None:
         self.tap = tap
         self.observer = Observer(f"the inputs of {tap.name}", tap.columns, ObserverKind.MIN_MAX)
-        self._per_sample = max(1, -(-KEPT_ROWS // samples))
+        self._per_sample = max(2, -(-KEPT_ROWS // samples))
         self._rows: list[np.ndarray] = []
         self._row_maxima: list[np.ndarray] = []
         self._squares = np.zeros(tap.columns, np.float64)

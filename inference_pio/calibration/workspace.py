@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from inference_pio.artifact.files import write_atomically
@@ -27,8 +28,9 @@ class Workspace:
     """
 
     def __init__(self, out: Path, key: dict[str, Any]) -> None:
-        self.out = out
-        self.folder = out.with_name(f".{out.name}.partial")
+        # "." has no name to put a sibling beside.
+        self.out = Path(os.path.abspath(out))  # noqa: PTH100
+        self.folder = self.out.with_name(f".{self.out.name}.partial")
         self._key = json_bytes(key)
 
     def __enter__(self) -> Workspace:
@@ -45,11 +47,11 @@ class Workspace:
         """Nothing: what is there lets the next run go on."""
 
     def finished_layers(self) -> int:
-        """How many layers need not be computed again."""
+        """How many layers need not be computed again; none without the hidden states that the next one reads."""
         count = 0
-        while self._facts_file(count).is_file() and self._hidden(count + 1).is_file():
+        while self._facts_file(count).is_file():
             count += 1
-        return count
+        return count if self._hidden(count).is_file() else 0
 
     def hidden(self, layer: int, samples: int, length: int, size: int) -> np.memmap[Any, Any]:
         """The hidden states that layer `layer` reads, float32 [samples, length, size]; read sample by sample."""
@@ -69,6 +71,11 @@ class Workspace:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(place)
+        except SafetensorError as error:  # the library's own word for a failed write
+            raise ResourceLimitError(
+                f"layer {layer} could not be written to {self.folder} ({error}): free some space, then run the same "
+                "command to go on"
+            ) from error
         except OSError as error:
             raise _refused(self.folder, error) from error
         write_atomically(self._facts_file(layer), lambda file: file.write(json_bytes(facts)))
@@ -122,11 +129,28 @@ class HiddenWriter:
             raise _refused(self._place.parent, error) from error
 
     def close(self) -> None:
-        """Put the file in its place."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._temporary.replace(self._place)
+        """Put the file in its place; raises as `add` does."""
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._temporary.replace(self._place)
+        except OSError as error:
+            raise _refused(self._place.parent, error) from error
+
+
+def refuse_existing(out: Path, force: bool) -> None:
+    """Raise BadInputError when `out` exists and is not to be replaced: only calibrations and empty folders are."""
+    if not out.exists() and not out.is_symlink():
+        return
+    if not force:
+        raise BadInputError(f"{out} exists already: choose another folder or allow it to be replaced (--force)")
+    if out.is_symlink() or not out.is_dir():
+        raise BadInputError(f"{out} is not a folder, and --force replaces only calibrations: choose another folder")
+    if not (out / FACTS).is_file() and any(out.iterdir()):
+        raise BadInputError(
+            f"{out} is not a calibration, and --force replaces only calibrations: choose another folder"
+        )
 
 
 def _refused(folder: Path, error: OSError) -> Exception:

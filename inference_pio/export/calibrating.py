@@ -9,7 +9,7 @@ from pathlib import Path
 
 from inference_pio.calibration.options import CalibrationOptions, Switches
 from inference_pio.calibration.pipeline import Progress, calibrate
-from inference_pio.calibration.recipes import find_recipe
+from inference_pio.calibration.recipes import Recipe, find_recipe
 from inference_pio.calibration.result import FACTS, Calibration
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError
@@ -28,6 +28,8 @@ def open_calibration(
     lets the next export go on. Raises BadInputError when one is needed and none is asked for, and the other way round.
     """
     recipe = find_recipe(options.precision, find_target(options.target).name)
+    if options.block_size is not None:
+        recipe = recipe.with_block_size(options.block_size)
     needed = recipe.calibrated or options.kv_cache == "int8"
     if not needed:
         if options.calibration is not None:
@@ -43,7 +45,7 @@ def open_calibration(
     folder = Path(options.calibration)
     if (folder / FACTS).is_file():
         with Calibration(folder) as found:
-            _check_recipe(found, recipe.name, recipe.calibrated)
+            _check_recipe(found, recipe)
             yield found
         return
     if folder.is_dir():
@@ -82,9 +84,16 @@ def _options(options: ExportOptions) -> CalibrationOptions:
     )
 
 
-def _check_recipe(found: Calibration, recipe: str, calibrated: bool) -> None:
-    if calibrated and found.recipe != recipe:
+def _check_recipe(found: Calibration, recipe: Recipe) -> None:
+    if not recipe.calibrated:
+        return  # only the cache's steps are read
+    if found.recipe != recipe.name:
         raise BadInputError(
-            f"{found.folder} was calibrated for recipe {found.recipe}, the export asks for {recipe}: calibrate again "
-            "or export with that one"
+            f"{found.folder} was calibrated for recipe {found.recipe}, the export asks for {recipe.name}: calibrate "
+            "again or export with that one"
+        )
+    if found.facts["rules"] != recipe.rules():
+        raise BadInputError(
+            f"{found.folder} was calibrated for recipe {recipe.name} with another block size or other overrides: "
+            "calibrate again or export with the same ones"
         )

@@ -223,7 +223,10 @@ def round_activations(x: torch.Tensor, how: InputRounding) -> torch.Tensor:
     if exact:
         inner = x.clone()
         inner[..., exact] = 0
-    rounded = _round_fixed(inner, how.step) if how.step is not None else _round_blocks(inner, how.block or x.shape[-1])
+    if how.step is not None:
+        rounded = _round_fixed(inner, how.step)
+    else:
+        rounded = _round_rows(inner) if how.block is None else _round_blocks(inner, how.block)
     if exact:
         rounded[..., exact] = x[..., exact]
     return rounded
@@ -231,6 +234,13 @@ def round_activations(x: torch.Tensor, how: InputRounding) -> torch.Tensor:
 
 def _round_fixed(x: torch.Tensor, step: float) -> torch.Tensor:
     return torch.clamp(torch.round(x / step), -128, 127) * step
+
+
+def _round_rows(x: torch.Tensor) -> torch.Tensor:
+    """Two divisions, as the graph makes them: a product with 127 / largest would round near ties to the other side."""
+    largest = x.abs().amax(dim=-1, keepdim=True)
+    levels = torch.round(x / torch.where(largest > 0, largest, 1) / float(np.float32(1 / 127)))
+    return levels * (largest / 127.0)
 
 
 def _round_blocks(x: torch.Tensor, block: int) -> torch.Tensor:
