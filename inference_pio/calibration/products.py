@@ -32,8 +32,10 @@ def rounded_input(x_TK: np.ndarray, how: Input, chosen: WeightFormat) -> np.ndar
     if chosen.activations is Activations.STATIC:
         assert how.step is not None
         rounded = np.clip(np.rint(inner / np.float32(how.step)), -128, 127) * np.float32(how.step)
+    elif chosen.integer_product:
+        rounded = _per_row(inner)
     else:
-        rounded = _per_row(inner, x_TK.shape[1] if chosen.integer_product else chosen.block(x_TK.shape[1]))
+        rounded = _per_block(inner, chosen.block(x_TK.shape[1]))
     rounded[:, exact] = x_TK[:, exact]
     return rounded.astype(np.float32, copy=False)
 
@@ -43,7 +45,14 @@ def exact_columns(exact: tuple[int, ...], chosen: WeightFormat) -> tuple[int, ..
     return exact if chosen.integer_product else ()
 
 
-def _per_row(x_TK: np.ndarray, block: int) -> np.ndarray:
+def _per_row(x_TK: np.ndarray) -> np.ndarray:
+    """Two divisions, as the graph makes them: a product with 127 / largest would round near ties to the other side."""
+    largest = np.abs(x_TK).max(axis=1, keepdims=True)
+    levels = np.rint(x_TK / np.where(largest > 0, largest, np.float32(1)) / np.float32(1 / 127))
+    return levels * (largest / np.float32(127))
+
+
+def _per_block(x_TK: np.ndarray, block: int) -> np.ndarray:
     tokens, columns = x_TK.shape
     blocks = np.pad(x_TK, ((0, 0), (0, -columns % block))).reshape(tokens, -1, block)
     largest = np.abs(blocks).max(axis=2, keepdims=True)

@@ -34,8 +34,8 @@ class ExcessLimits:
 class Excess:
     """An artifact beside its simulation (`simulation.py`): mean KL in nats and the largest logit difference.
 
-    `twin_kl_mean` separates the simulation from its twin, whose embeddings differ in the last bits; None where
-    kernels are exact.
+    `twin_kl_mean` separates the simulation from its twin, whose embeddings, norms and biases differ in the last bits;
+    None where kernels are exact.
     """
 
     simulation_kl_mean: float

@@ -19,8 +19,8 @@ from inference_pio.verify import Report, VerifyOptions, verify
 
 SAMPLES, LENGTH = 64, 192
 """Of the bundled calibration text, with which no text of a verification has anything in common."""
-POSITIONS = 2048
-"""Of the bundled held-out text, in windows of 512 tokens."""
+POSITIONS, OUTLIER_POSITIONS = 2048, 1024
+"""Of the bundled held-out text, in windows of 512 tokens: for the tiny checkpoint and for those with outliers."""
 ALL_OFF = Switches(False, False, False, False, False)
 
 
@@ -58,7 +58,8 @@ class Lab:
         """A verification, with the simulation where all steps are on."""
         key = (name, recipe, plain)
         if key not in self._reports:
-            options = VerifyOptions(positions=POSITIONS, threads=self.threads, simulation=not plain)
+            positions = POSITIONS if name == "tiny" else OUTLIER_POSITIONS
+            options = VerifyOptions(positions=positions, threads=self.threads, simulation=not plain)
             self._reports[key] = verify(self.artifact(*key), self.checkpoint(name), options)
         return self._reports[key]
 

@@ -24,7 +24,7 @@ def test_rows_of_the_checkpoint(tiny: Path) -> None:
         assert weights.input_rounding(TABLE) is None
 
 
-def test_a_twin_differs_in_the_last_bits_of_the_embeddings_alone(tiny: Path) -> None:
+def test_a_twin_differs_in_the_last_bits_of_embeddings_and_norms_alone(tiny: Path) -> None:
     ids = np.arange(2048)
     with Checkpoint.open(tiny) as checkpoint:
         weights = CheckpointWeights(checkpoint)
@@ -34,6 +34,9 @@ def test_a_twin_differs_in_the_last_bits_of_the_embeddings_alone(tiny: Path) -> 
         assert 1e-7 < np.abs(disturbed / exact - 1)[exact != 0].mean() < 2e-6
         assert (disturbed == twin.embedding_rows(TABLE, ids)).all()
         assert (twin.rows(TABLE, 0, 9) == weights.rows(TABLE, 0, 9)).all()
-        assert (twin.rows(NORM, 0, 9) == weights.rows(NORM, 0, 9)).all()
+        norm, other = weights.rows(NORM, 0, 160), twin.rows(NORM, 0, 160)
+        assert other.dtype == np.float32
+        assert 1e-7 < np.abs(other / norm - 1).mean() < 2e-6
+        assert (other == twin.rows(NORM, 0, 160)).all()
         assert twin.shape(NORM) == weights.shape(NORM)
         assert twin.input_rounding(NORM) is None
