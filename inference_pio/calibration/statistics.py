@@ -55,11 +55,12 @@ class TapStatistics:
         """Mean squared activation of every channel, float32 [K]."""
         return (self._squares / max(self._tokens, 1)).astype(np.float32)
 
-    def gram(self, factors_K: np.ndarray) -> np.ndarray:
-        """X^T X of the activations divided by `factors_K`."""
-        assert self._gram is not None
-        gram = self._gram / factors_K[:, None].astype(self._gram.dtype)
-        gram /= factors_K[None, :].astype(self._gram.dtype)
+    def take_gram(self, factors_K: np.ndarray) -> np.ndarray:
+        """X^T X of the activations divided by `factors_K`; once only, because it is too large to be held twice."""
+        gram, self._gram = self._gram, None
+        assert gram is not None
+        gram /= factors_K[:, None].astype(gram.dtype)
+        gram /= factors_K[None, :].astype(gram.dtype)
         return gram
 
     def massive_channels(self) -> tuple[int, ...]:
