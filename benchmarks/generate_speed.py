@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +19,11 @@ from common import (
     child,
     common_options,
     folder_bytes,
-    genai_export_command,
-    last_line,
+    genai_export,
     median,
     megabytes,
     one_decimal,
     ratio,
-    run,
     save,
     show,
     two_decimals,
@@ -52,13 +49,8 @@ def pairs(source: Path, work: Path, names: list[str]) -> list[Pair]:
     found = []
     for name in names:
         precision, _, block = name.partition(":")
-        genai = work / f"{source.name}-genai-{precision}"
-        if not (genai / "genai_config.json").exists():
-            shutil.rmtree(genai, ignore_errors=True)
-            done = run(genai_export_command(source, genai, precision, work / "genai-cache"))
-            if done.code != 0:
-                raise SystemExit(last_line(done.stderr))
-        found.append(Pair(name, artifact(source, work, precision, int(block) if block else None), genai))
+        ours = artifact(source, work, precision, int(block) if block else None)
+        found.append(Pair(name, ours, genai_export(source, work, precision)))
     return found
 
 

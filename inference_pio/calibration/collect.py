@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from inference_pio.calibration.cache_statistics import CacheStatistics
-from inference_pio.calibration.layer import LayerResult, Progress, TapChoice, choose, choose_step, emit, folded
+from inference_pio.calibration.layer import LayerResult, TapChoice, choose, choose_step, emit, folded
 from inference_pio.calibration.layer_graphs import LayerGraph, Runner, cut, feed_of
 from inference_pio.calibration.observers import Observer, ObserverKind
+from inference_pio.calibration.options import Progress
 from inference_pio.calibration.plan import CalibrationPlan
 from inference_pio.calibration.products import relative_error
 from inference_pio.calibration.simulate import rounded_layer

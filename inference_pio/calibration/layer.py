@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -223,7 +223,3 @@ def _facts(name: str, linear: _Rounded, choice: TapChoice, kept: bool) -> dict[s
         "observer": choice.observer if linear.static else None,
         "kept_in_float32": kept,
     }
-
-
-Progress = Callable[[str, int, int], None]
-"""(phase, done, all)."""

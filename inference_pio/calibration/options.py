@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from inference_pio.calibration.observers import ObserverKind
 from inference_pio.errors import BadInputError
+
+Progress = Callable[[str, int, int], None]
+"""(phase, work done, all work). Phases: "expected memory" tells bytes before the work begins, "bundled text" that the
+bundled corpus is run, "resumed" how many layers were done already, "layers" counts samples through layers."""
 
 
 @dataclass(frozen=True)

@@ -6,22 +6,17 @@ complete before the next one begins, so an interrupted run goes on where it stop
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from inference_pio.artifact.process import return_freed_memory
 from inference_pio.calibration.collect import Collector
-from inference_pio.calibration.options import CalibrationOptions
+from inference_pio.calibration.options import CalibrationOptions, Progress
 from inference_pio.calibration.plan import plan_calibration
 from inference_pio.calibration.report import summary
 from inference_pio.calibration.result import VERSION, Calibration, identity
 from inference_pio.calibration.text import read_calibration
 from inference_pio.calibration.workspace import Workspace, refuse_existing
 from inference_pio.checkpoint.checkpoint import Checkpoint
-
-Progress = Callable[[str, int, int], None]
-"""(phase, work done, all work). Phases: "expected memory" tells bytes before the work begins, "bundled text" that the
-bundled corpus is run, "resumed" how many layers were done already, "layers" counts samples through layers."""
 
 
 def calibrate(

@@ -60,7 +60,7 @@ class CalibrationPlan:
         kept = 4 * (spec.heads * spec.head_dim + 3 * spec.hidden_size + spec.intermediate_size) * 600
         activations = 4 * options.length * (6 * spec.hidden_size + 4 * spec.intermediate_size)
         attention = 4 * spec.heads * options.length**2
-        second_order = any(self.needs_gram([name]) for name in ("model.layers.0.mlp.down_proj.weight",))
+        second_order = self.needs_gram(["model.layers.0.mlp.down_proj.weight"])
         gram = self.widest_input**2 * (24 if self.widest_input <= 4096 else 12) if second_order else 0
         return int(BASE_BYTES + LAYER_COPIES * 4 * self.largest_layer + kept + 2 * activations + attention + gram)
 

@@ -82,11 +82,6 @@ def spread(stream_T: np.ndarray, samples: int, length: int, name: str) -> tuple[
     return tuple(stream_T[start : start + length].copy() for start in starts)
 
 
-def overlaps(text: str, fingerprint: TextFingerprint) -> bool:
-    """Whether a text was calibrated on: a copy, an excerpt, or a text that holds a material part of it."""
-    return fingerprint.overlaps(text)
-
-
 def _tokens(documents: tuple[Document, ...], tokenizer: Tokenizer, end: int | None) -> np.ndarray:
     """int64 [tokens]: the documents one after the other, with the end-of-text token between them."""
     pieces: list[np.ndarray] = []

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from inference_pio.calibration.options import CalibrationOptions, Switches
-from inference_pio.calibration.pipeline import Progress, calibrate
+from inference_pio.calibration.options import CalibrationOptions, Progress, Switches
+from inference_pio.calibration.pipeline import calibrate
 from inference_pio.calibration.recipes import Recipe, find_recipe
 from inference_pio.calibration.result import FACTS, Calibration
 from inference_pio.checkpoint.checkpoint import Checkpoint

@@ -11,7 +11,7 @@ class ExportProgress(Protocol):
     """Receives the estimate, then the bytes written so far, then the end."""
 
     def calibration(self, phase: str, done: int, total: int) -> None:
-        """Called while a text is calibrated on, before `start`; see `calibration.pipeline.Progress`."""
+        """Called while a text is calibrated on, before `start`; see `calibration.options.Progress`."""
 
     def start(self, needed: Estimate) -> None:
         """Called once before anything is written."""

@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from inference_pio.graphs.calibrated import CodeReader
+from inference_pio.graphs.calibrated import CalibratedLinear, CodeReader
 from inference_pio.graphs.weights import Piece, Rows, bytes_of
 
 
@@ -90,3 +90,10 @@ def stacked(readers: list[tuple[int, CodeReader]]) -> CodeReader:
         return np.concatenate(codes), np.concatenate(scales)
 
     return read
+
+
+def calibrated_codes(rows: Rows, linears: list[CalibratedLinear]) -> CodeReader | None:
+    """The codes of a weight whose tensors are `linears`, one behind the other; None when there are none."""
+    if not linears:
+        return None
+    return stacked([(count, linear.read) for (_, count), linear in zip(rows.parts, linears, strict=True)])

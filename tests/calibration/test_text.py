@@ -18,7 +18,7 @@ from tokenizers.processors import TemplateProcessing
 from inference_pio.calibration import documents
 from inference_pio.calibration import text as module
 from inference_pio.calibration.documents import CORPUS, read_documents
-from inference_pio.calibration.text import CalibrationText, overlaps, read_calibration, spread
+from inference_pio.calibration.text import CalibrationText, read_calibration, spread
 from inference_pio.errors import BadInputError
 from inference_pio.runtime.chat_template import ChatTemplate
 from inference_pio.runtime.tokenizer import Tokenizer
@@ -105,7 +105,7 @@ def test_the_bundled_corpus_is_small_and_shares_nothing_with_the_verified_or_tra
     held_out = read_text(None).content
     fingerprint = read_calibration("default", tiny, 1, 64, VOCABULARY).fingerprint
     assert fingerprint.shared(held_out) == 0
-    assert not overlaps(held_out, fingerprint)
+    assert not fingerprint.overlaps(held_out)
     trained = "\n".join(document.text for document in training_documents(held_out)[0])
     assert fingerprint.shared(trained) < 0.002
 
@@ -220,7 +220,7 @@ def test_a_calibrated_text_is_recognised_in_the_forms_it_may_be_verified_in(tiny
     for name, content in sources.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
         fingerprint = read_calibration(tmp_path / name, tiny, 4, 32, VOCABULARY).fingerprint
-        assert overlaps(content, fingerprint), name
-        assert overlaps(held_out[:60_000], fingerprint), name
-        assert overlaps(held_out[20_000:24_000], fingerprint), name
-        assert not overlaps(held_out[65_000:], fingerprint), name
+        assert fingerprint.overlaps(content), name
+        assert fingerprint.overlaps(held_out[:60_000]), name
+        assert fingerprint.overlaps(held_out[20_000:24_000]), name
+        assert not fingerprint.overlaps(held_out[65_000:]), name

@@ -15,7 +15,7 @@ from inference_pio.errors import BadInputError
 from inference_pio.graphs.builder import MICROSOFT, GraphBuilder
 from inference_pio.graphs.calibrated import CalibratedLinear
 from inference_pio.graphs.formats import Activations
-from inference_pio.graphs.integers import IntegerColumns, stacked
+from inference_pio.graphs.integers import IntegerColumns, calibrated_codes
 from inference_pio.graphs.rewrites.rewrite import LinearMatch, LoweringContext, NoMatchError, match_linear, replace
 from inference_pio.graphs.weights import ComputeRows, Recipe, Rows, stored_rows
 
@@ -41,10 +41,7 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
     b = GraphBuilder(graph)
     rows = stored_rows(match.weight)
     static = context.format_of(rows.parts[0][0]).activations is Activations.STATIC
-    linears = [context.calibrated_linear(name) for name, _ in rows.parts]
-    found = [linear for linear in linears if linear is not None]
-    if found and len(found) != len(linears):
-        raise BadInputError(f"the calibration holds only some of {rows.label}: calibrate this checkpoint again")
+    found = context.calibrated_linears(rows)
     with b.before(match.nodes[0]), b.scope(str(match.nodes[0].name)):
         columns = found[0].exact_columns if found else ()
         x = b.op("Mul", [match.x, _mask(b, rows.tail[0], columns)], name="inner") if columns else match.x
@@ -61,8 +58,7 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
 
 def _weights(b: GraphBuilder, match: LinearMatch, rows: Rows, found: list[CalibratedLinear]) -> tuple[ir.Value, ...]:
     """Codes int8 [K, N] and scales float32 [N]."""
-    readers = [(count, linear.read) for (_, count), linear in zip(rows.parts, found, strict=True)] if found else None
-    job = IntegerColumns(rows, stacked(readers) if readers else None)
+    job = IntegerColumns(rows, calibrated_codes(rows, found))
     name = str(match.weight.name)
     shape = (rows.tail[0], rows.count)
     data = b.lazy(f"{name}.columns", ir.DataType.INT8, shape, Recipe(job, sources=rows.parts))

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from inference_pio.errors import BadInputError
 from inference_pio.graphs.builder import MICROSOFT, GraphBuilder
 from inference_pio.graphs.calibrated import CodeReader
 from inference_pio.graphs.formats import WeightFormat
-from inference_pio.graphs.integers import stacked
+from inference_pio.graphs.integers import calibrated_codes
 from inference_pio.graphs.quantize import QuantizeRows
 from inference_pio.graphs.rewrites.rewrite import LinearMatch, LoweringContext, NoMatchError, match_linear, replace
 from inference_pio.graphs.weights import Recipe, Rows, StoreRows, stored_rows
@@ -36,21 +35,12 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
     chosen = context.format_of(rows.parts[0][0])
     with b.before(match.nodes[0]), b.scope(str(match.nodes[0].name)):
         if chosen.quantized:
-            y_BSN = _blocks(b, match, rows, chosen, _calibrated(rows, context))
+            y_BSN = _blocks(b, match, rows, chosen, calibrated_codes(rows, context.calibrated_linears(rows)))
         else:
             y_BSN = _floats(b, match, rows, chosen)
     replace(match.output, y_BSN)
     for node in reversed(match.nodes):
         graph.remove(node, safe=True)
-
-
-def _calibrated(rows: Rows, context: LoweringContext) -> CodeReader | None:
-    """The rounded rows of a calibration, None for plain rounding."""
-    found = [(count, context.calibrated_linear(name)) for name, count in rows.parts]
-    readers = [(count, linear.read) for count, linear in found if linear is not None]
-    if readers and len(readers) != len(found):
-        raise BadInputError(f"the calibration holds only some of {rows.label}: calibrate this checkpoint again")
-    return stacked(readers) if readers else None
 
 
 def _blocks(

@@ -13,7 +13,7 @@ from inference_pio.graphs.calibrated import CalibratedLinear, CalibratedWeights
 from inference_pio.graphs.formats import FormatOf
 from inference_pio.graphs.kv_scales import KvScales
 from inference_pio.graphs.spec import DecoderSpec
-from inference_pio.graphs.weights import holds_rows, stored_rows
+from inference_pio.graphs.weights import Rows, holds_rows, stored_rows
 
 
 class NoMatchError(Exception):
@@ -30,9 +30,18 @@ class LoweringContext:
     calibrated: CalibratedWeights | None = None
     kv_scales: Mapping[int, KvScales] | None = None
 
-    def calibrated_linear(self, tensor: str) -> CalibratedLinear | None:
-        """What calibration says about the weight `tensor`; None where plain rounding applies."""
-        return None if self.calibrated is None else self.calibrated.linear(tensor)
+    def calibrated_linears(self, rows: Rows) -> list[CalibratedLinear]:
+        """What calibration says about each tensor of a weight; empty where plain rounding applies.
+
+        Raises BadInputError when it knows only some of them.
+        """
+        if self.calibrated is None:
+            return []
+        linears = [self.calibrated.linear(name) for name, _ in rows.parts]
+        found = [linear for linear in linears if linear is not None]
+        if found and len(found) != len(linears):
+            raise BadInputError(f"the calibration holds only some of {rows.label}: calibrate this checkpoint again")
+        return found
 
 
 class Rewrite(Protocol):
