@@ -1,4 +1,4 @@
-"""Random Qwen3 checkpoints in odd shapes, written by transformers itself, and its answers in float32."""
+"""Random checkpoints in odd shapes, written by transformers itself, and its answers in float32."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from inference_pio.tiny import tiny_checkpoint
 
 SMALL: dict[str, Any] = {
+    "model_type": "qwen3",
     "vocab_size": 2048,
     "hidden_size": 96,
     "intermediate_size": 160,
@@ -39,6 +40,15 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 
+MOE: dict[str, Any] = {
+    "model_type": "qwen3_moe",
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+    "norm_topk_prob": True,
+    "tie_word_embeddings": False,
+}
+
 SHAPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "one_layer": {"num_hidden_layers": 1},
@@ -58,11 +68,21 @@ SHAPES: dict[str, dict[str, Any]] = {
     "odd_sizes": {"hidden_size": 40, "intermediate_size": 56, "head_dim": 16, "vocab_size": 2049},
 }
 
+MOE_SHAPES: dict[str, dict[str, Any]] = {
+    "moe": MOE,
+    "moe_one_expert_per_token": {**MOE, "num_experts_per_tok": 1},
+    "moe_all_experts": {**MOE, "num_experts": 3, "num_experts_per_tok": 3, "norm_topk_prob": False},
+    "moe_dense_between": {**MOE, "mlp_only_layers": [1], "norm_topk_prob": False, "attention_bias": True},
+    "moe_every_second": {**MOE, "decoder_sparse_step": 2, "moe_intermediate_size": 24, "num_experts": 5},
+}
+ALL_SHAPES = SHAPES | MOE_SHAPES
+
 
 def write_shape(name: str, out: Path, dtype: torch.dtype = torch.float32, shard_size: str = "5GB") -> Path:
     """Write the random checkpoint called `name` with the tiny tokenizer; biases and norms are random as well."""
     torch.manual_seed(0)
-    model = Qwen3ForCausalLM(Qwen3Config(**{**SMALL, **SHAPES[name]}))
+    values = {**SMALL, **ALL_SHAPES[name]}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values))
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if key.endswith("bias"):

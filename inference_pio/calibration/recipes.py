@@ -32,6 +32,8 @@ class Recipe:
         for pattern, chosen in self.overrides:
             if fnmatch.fnmatchcase(tensor, pattern):
                 return chosen
+        if any(fnmatch.fnmatchcase(tensor, pattern) for pattern in spec.float_tensors):
+            return FP32
         return self.edges if tensor in spec.edge_tensors else self.layers
 
     def rules(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from inference_pio.artifact.printable import listed, printable
 from inference_pio.checkpoint.files import hash_files, read_json_object, reason
+from inference_pio.checkpoint.fused_experts import split_experts
 from inference_pio.checkpoint.location import find_folder
 from inference_pio.checkpoint.safetensors import TensorInfo, TensorReader
 from inference_pio.checkpoint.weight_files import find_weights
@@ -49,8 +50,9 @@ _QUANTIZED_KEYS = ("quantization_config", "compression_config", "quantization")
 class Checkpoint:
     """An open checkpoint; close it, or use it as a context manager. Threads may share it.
 
-    `config` and `generation_config` are the files' JSON as it stands, `tensors` is sorted by name,
-    `parameters` counts the elements of all tensors, `code_files` lists Python files, which are never run.
+    `config` and `generation_config` are the files' JSON as it stands, `tensors` is sorted by name and holds fused
+    experts one by one, `parameters` counts the elements of all tensors, `code_files` lists Python files, which are
+    never run.
     """
 
     path: Path
@@ -84,7 +86,7 @@ class Checkpoint:
             path=folder,
             config=config,
             generation_config=generation_config,
-            tensors=weights.tensors,
+            tensors=split_experts(weights.tensors),
             weight_files=weights.files,
             tokenizer_files=tokenizer_files,
             license_files=_matching(folder, names, lambda name: name.lower().startswith(_LICENSE_PREFIXES)),

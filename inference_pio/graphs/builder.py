@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import onnx_ir as ir
 
 from inference_pio.graphs.weights import Recipe, Rows, StoreRows, lazy_initializer
+from inference_pio.version import __version__
 
 OPSET = 24
 IR_VERSION = 12
@@ -27,6 +28,7 @@ class GraphBuilder:
             v.name for node in self.graph for v in node.outputs if v.name
         }
         self._insert_before: ir.Node | None = None
+        self._functions: dict[ir.OperatorIdentifier, ir.Function] = {}
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
@@ -97,6 +99,15 @@ class GraphBuilder:
         if name not in self.graph.initializers:
             self._register(ir.Value(name=name, const_value=ir.tensor(array, name=name)), array.shape, array.dtype)
         return self.graph.initializers[name]
+
+    def functions(self, functions: Iterable[ir.Function]) -> None:
+        """Make functions part of the model, once each."""
+        self._functions |= {function.identifier(): function for function in functions}
+
+    def model(self) -> ir.Model:
+        """The graph and its functions as a model."""
+        facts = {"ir_version": IR_VERSION, "producer_name": "inference-pio", "producer_version": __version__}
+        return ir.Model(self.graph, functions=list(self._functions.values()), **facts)
 
     def weight(self, name: str, rows: Rows) -> ir.Value:
         """An initializer that holds checkpoint rows as float32."""

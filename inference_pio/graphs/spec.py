@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from inference_pio.graphs.blocks.rope import RopeSpec
 
 
+class Scoring(Enum):
+    """How a router's logits become scores: over all experts together, or each by itself (and then with a bias)."""
+
+    SOFTMAX = "softmax"
+    SIGMOID = "sigmoid"
+
+
+@dataclass(frozen=True)
+class ExpertsSpec:
+    """The experts of a layer: `count` of them, `active` per token, each `width` wide inside.
+
+    `normalize` divides the weights of the active ones by their sum, `scale` multiplies them; `shared_width` is that of
+    the experts that every token passes, together, and 0 without any.
+    """
+
+    count: int
+    active: int
+    width: int
+    scoring: Scoring
+    normalize: bool
+    scale: float = 1.0
+    shared_width: int = 0
+
+
 @dataclass(frozen=True)
 class DecoderSpec:
-    """A dense decoder with grouped-query attention.
+    """A decoder with grouped-query attention, dense or with experts in the layers where `sparse` is true.
 
     `windows` has one entry per layer: the number of positions a token sees, itself included, or None for all.
     `context_length` is the number of positions that the original handles consistently.
@@ -30,13 +55,21 @@ class DecoderSpec:
     qk_norm: bool
     qkv_bias: bool
     output_bias: bool
+    moe: ExpertsSpec | None = None
+    sparse: tuple[bool, ...] = ()
     edge_tensors: tuple[str, ...] = ("model.embed_tokens.weight", "lm_head.weight")
     """The token table and the head, which recipes may treat more gently than the layers."""
+    float_tensors: tuple[str, ...] = ("*.mlp.gate.weight",)
+    """Patterns of tensors that no recipe rounds unless it names them: a router's rounding changes which experts run."""
 
     @property
     def layers(self) -> int:
         return len(self.windows)
 
+    def experts(self, layer: int) -> ExpertsSpec | None:
+        """The experts of a layer, or None where it is dense."""
+        return self.moe if self.sparse and self.sparse[layer] else None
+
     def truncated(self, layers: int) -> DecoderSpec:
         """The same decoder cut after its first `layers` layers."""
-        return replace(self, windows=self.windows[:layers])
+        return replace(self, windows=self.windows[:layers], sparse=self.sparse[:layers])

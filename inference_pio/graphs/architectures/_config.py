@@ -13,10 +13,46 @@ from inference_pio.graphs.blocks.rope import (
     linear_frequencies,
     llama3_frequencies,
 )
+from inference_pio.graphs.spec import DecoderSpec
 
 MAX_FACTOR = 1024.0
 MAX_LAYERS, MAX_HEADS, MAX_HEAD_DIM, MAX_WIDTH, MAX_POSITIONS = 1024, 1024, 4096, 1 << 24, 1 << 27
+MAX_EXPERTS = 4096
 """Far beyond every published model; larger numbers are damage, and would only be noticed by running out of memory."""
+
+
+def read_gqa_decoder(
+    config: ConfigReader,
+    model_type: str,
+    *,
+    theta: float,
+    windows: tuple[int | None, ...],
+    qk_norm: bool,
+    qkv_bias: bool,
+    output_bias: bool,
+) -> DecoderSpec:
+    """A dense decoder with grouped-query attention and SwiGLU; the arguments say what architectures differ in."""
+    hidden = config.need_int("hidden_size", maximum=MAX_WIDTH)
+    heads, kv_heads, head_dim = read_heads(config, hidden)
+    config.expect("hidden_act", "silu")
+    rope, context_length = read_rope(config, head_dim, default_theta=theta)
+    return DecoderSpec(
+        model_type=model_type,
+        vocab_size=config.need_int("vocab_size", maximum=MAX_WIDTH),
+        hidden_size=hidden,
+        intermediate_size=config.need_int("intermediate_size", maximum=MAX_WIDTH),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        norm_epsilon=config.need_float("rms_norm_eps", minimum=1e-12, maximum=0.1),
+        rope=rope,
+        windows=windows,
+        context_length=context_length,
+        tied_embeddings=config.optional_bool("tie_word_embeddings", False),
+        qk_norm=qk_norm,
+        qkv_bias=qkv_bias,
+        output_bias=output_bias,
+    )
 
 
 def read_layers(config: ConfigReader) -> int:

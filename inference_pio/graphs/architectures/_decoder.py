@@ -10,13 +10,12 @@ from inference_pio.graphs.blocks.attention_gqa import AttentionInputs, attention
 from inference_pio.graphs.blocks.linear import embedding, linear, matmul_transposed
 from inference_pio.graphs.blocks.norm import rms_norm
 from inference_pio.graphs.blocks.rope import rotary_angles
-from inference_pio.graphs.builder import IR_VERSION, GraphBuilder
+from inference_pio.graphs.builder import GraphBuilder
 from inference_pio.graphs.source import WeightSource
 from inference_pio.graphs.spec import DecoderSpec
-from inference_pio.version import __version__
 
 AttentionBlock = Callable[[GraphBuilder, WeightSource, DecoderSpec, ir.Value, str, int, AttentionInputs], ir.Value]
-MlpBlock = Callable[[GraphBuilder, WeightSource, ir.Value, str, int, int], ir.Value]
+MlpBlock = Callable[[GraphBuilder, WeightSource, DecoderSpec, ir.Value, str, int], ir.Value]
 
 
 def build_decoder(spec: DecoderSpec, source: WeightSource, attention: AttentionBlock, mlp: MlpBlock) -> ir.Model:
@@ -49,7 +48,7 @@ def build_decoder(spec: DecoderSpec, source: WeightSource, attention: AttentionB
     b.output(logits_BSV, "logits", ir.DataType.FLOAT, ["batch", "sequence_length", spec.vocab_size])
     b.graph.outputs.insert(0, b.graph.outputs.pop())
     source.close()
-    return ir.Model(b.graph, ir_version=IR_VERSION, producer_name="inference-pio", producer_version=__version__)
+    return b.model()
 
 
 def _layer(
@@ -71,5 +70,5 @@ def _layer(
     with b.scope("mlp"):
         name = f"{prefix}.post_attention_layernorm"
         normed = rms_norm(b, source, x_BSC, name, spec.hidden_size, spec.norm_epsilon)
-        inner = mlp(b, source, normed, f"{prefix}.mlp", spec.hidden_size, spec.intermediate_size)
+        inner = mlp(b, source, spec, normed, f"{prefix}.mlp", layer)
         return b.op("Add", [x_BSC, inner], name="residual")
