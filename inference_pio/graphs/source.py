@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from inference_pio.checkpoint.checkpoint import Checkpoint
@@ -25,6 +27,15 @@ class WeightSource:
         if name in self._checkpoint.tensors:
             check_shape(self._checkpoint.tensors[name], shape)
         return Rows(((name, shape[0]),), shape[1:], self._read_rows)
+
+    def matrix(self, name: str, shape: tuple[int, ...]) -> Rows:
+        """As `rows`, each row of a tensor of more axes as one flat row."""
+        rows = self.rows(name, shape)
+        return Rows(
+            rows.parts,
+            (math.prod(rows.tail),),
+            lambda part, start, stop: self._read_rows(part, start, stop).reshape(stop - start, -1),
+        )
 
     def declare_unused(self, pattern: str, reason: str) -> None:
         """State that tensors matching `pattern` (shell style) are left out on purpose."""
