@@ -44,6 +44,7 @@ TOWER: dict[str, Any] = {
     "num_position_embeddings": 36,
     "deepstack_visual_indexes": [0, 1, 2],
 }
+OTHER_SECTIONS = {**TEXT["rope_parameters"], "mrope_section": [8, 9, 7]}
 YARN = {**TEXT["rope_parameters"], "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 
 VISION_SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
@@ -51,11 +52,7 @@ VISION_SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] 
     "untied_bias": ({"attention_bias": True}, {"depth": 3, "deepstack_visual_indexes": [0, 2]}, {}),
     "no_deepstack": ({}, {"depth": 2, "deepstack_visual_indexes": []}, {}),
     "other_sizes": (
-        {
-            "head_dim": 48,
-            "num_attention_heads": 6,
-            "rope_parameters": {**TEXT["rope_parameters"], "mrope_section": [8, 9, 7]},
-        },
+        {"head_dim": 48, "num_attention_heads": 6, "rope_parameters": OTHER_SECTIONS},
         {"hidden_size": 48, "num_heads": 2, "patch_size": 4, "temporal_patch_size": 1, "num_position_embeddings": 49},
         {"tie_word_embeddings": True},
     ),

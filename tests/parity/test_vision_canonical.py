@@ -201,7 +201,7 @@ def test_steps_after_the_prompt(case):
     """Generated tokens stand behind the prompt's highest position, not at their index."""
     graphs, model = case
     prompt = PROMPTS["two_images"]
-    positions, ahead = graphs.positions(prompt)
+    _, ahead = graphs.positions(prompt)
     assert ahead < 0
     ids = np.concatenate([prompt.ids, [5, 6, 7]])
     longer = Prompt(ids, prompt.image_grids)

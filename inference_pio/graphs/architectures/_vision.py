@@ -29,7 +29,7 @@ def build_vision_tower(spec: VisionSpec, source: WeightSource, prefix: str, out:
         angles = axial_angles(b, spec, positions_P2, pixels)
     with b.scope("patches"):
         x_IPC = b.op("Add", [patch_embedding(b, source, spec, prefix, pixels), learned_PC], name="embedded")
-    features = []
+    features: list[ir.Value] = []
     for layer in range(spec.depth):
         with b.scope(f"blocks.{layer}"):
             x_IPC = vision_block(b, source, spec, x_IPC, f"{prefix}.blocks.{layer}", angles)
@@ -40,7 +40,7 @@ def build_vision_tower(spec: VisionSpec, source: WeightSource, prefix: str, out:
                 features.append(patch_merger(b, source, spec, x_IPC, name, out, norm_merged=True))
     with b.scope("merger"):
         merged = patch_merger(b, source, spec, x_IPC, f"{prefix}.merger", out, norm_merged=False)
-    shape = ["images", "tokens", out]
+    shape: list[int | str] = ["images", "tokens", out]
     b.output(merged, "image_features", ir.DataType.FLOAT, shape)
     for index, value in enumerate(features):
         b.output(value, f"deepstack_features.{index}", ir.DataType.FLOAT, shape)

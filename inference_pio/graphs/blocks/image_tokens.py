@@ -42,14 +42,11 @@ def image_inputs(b: GraphBuilder, spec: DecoderSpec) -> ImageInputs:
     """Adds `image_mask`, `image_embeds` and `deepstack_embeds.N` to the graph where `spec` has a vision tower."""
     if spec.vision is None:
         return ImageInputs()
-    layers = range(min(len(spec.vision.deepstack), spec.layers))
+    width, layers = spec.hidden_size, range(min(len(spec.vision.deepstack), spec.layers))
     return ImageInputs(
         _optional_input(b, "image_mask", ir.DataType.BOOL),
-        _optional_input(b, "image_embeds", ir.DataType.FLOAT, spec.hidden_size),
-        {
-            layer: _optional_input(b, f"deepstack_embeds.{layer}", ir.DataType.FLOAT, spec.hidden_size)
-            for layer in layers
-        },
+        _optional_input(b, "image_embeds", ir.DataType.FLOAT, width),
+        {layer: _optional_input(b, f"deepstack_embeds.{layer}", ir.DataType.FLOAT, width) for layer in layers},
     )
 
 

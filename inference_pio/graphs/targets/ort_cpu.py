@@ -10,6 +10,7 @@ from inference_pio.graphs.rewrites import (
     integer_kernels,
     keep_logits,
     linear_kernels,
+    multi_head_attention,
     pack_gate_up,
     pack_qkv,
     skip_norm,
@@ -30,6 +31,10 @@ TARGET = Target(
         Step(integer_kernels),
         Step(linear_kernels, required=True),
         Step(embedding_kernels),
+    ),
+    vision_steps=(
+        Step(multi_head_attention, required=True),
+        Step(linear_kernels, required=True),
     ),
     padding="right",
     compact_cache=True,
