@@ -13,11 +13,11 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from inference_pio.tiny import tiny_checkpoint
 
-IMAGE, VIDEO, START, END = 2000, 2001, 2002, 2003
-"""Token ids beyond those of the tiny tokenizer's text."""
+IMAGE, VIDEO, START, END = 2048, 2049, 2050, 2051
+"""Token ids behind those of the tiny tokenizer."""
 
 TEXT: dict[str, Any] = {
-    "vocab_size": 2048,
+    "vocab_size": 2056,
     "hidden_size": 96,
     "intermediate_size": 160,
     "num_hidden_layers": 4,

@@ -71,6 +71,11 @@ def plan_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> Cal
     if options.block_size is not None:
         recipe = recipe.with_block_size(options.block_size)
     architecture, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)
+    if spec.vision is not None:
+        raise BadInputError(
+            f"calibration of {spec.model_type}, a model with a vision tower, is not available: export it with "
+            "--precision int8, int4, fp16 or fp32"
+        )
     threads = os.cpu_count() or 1 if options.threads is None else options.threads
     if threads < 1:
         raise BadInputError(f"--threads must be at least 1, not {threads}")

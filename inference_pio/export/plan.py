@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ from inference_pio.calibration.result import Calibration
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.export.options import ExportOptions
+from inference_pio.export.preprocessor_files import check_preprocessors
 from inference_pio.export.tokenizer_files import check_tokenizer
 from inference_pio.export.weight_writer import data_bytes
 from inference_pio.graphs.architectures import read_decoder
@@ -91,6 +93,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions, calibration: Cal
         )
     architecture, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)
     check_tokenizer(checkpoint, spec.vocab_size)
+    check_preprocessors(checkpoint, spec.vision)
     context = _context_length(spec, options.context_length)
     threads = os.cpu_count() or 1 if options.threads is None else options.threads
     if threads < 1:
@@ -122,22 +125,24 @@ def _context_length(spec: DecoderSpec, asked: int | None) -> int:
     return asked
 
 
-def estimate(model: ir.Model, threads: int) -> Estimate:
-    """Memory and disk that writing the lowered `model` takes."""
-    values = [v for v in model.graph.initializers.values() if recipe_of(v) is not None and v.const_value is not None]
-    side = max((v.const_value.nbytes for v in values if recipe_of(v).side), default=0)  # type: ignore[union-attr]
+def estimate(models: Collection[ir.Model], threads: int) -> Estimate:
+    """Memory and disk that writing the lowered `models` takes."""
+    values = [value for model in models for value in model.graph.initializers.values()]
+    sides = [v.const_value.nbytes for v in values if v.const_value and (r := recipe_of(v)) is not None and r.side]
     chunks = (threads + 2) * CHUNK_COPIES * CHUNK_ELEMENTS * 4
-    weights = data_bytes(model.graph)
-    return Estimate(BASE_BYTES + chunks + 2 * side, weights, weights + OTHER_FILES_BYTES)
+    weights = sum(data_bytes(model.graph) for model in models)
+    return Estimate(BASE_BYTES + chunks + 2 * max(sides, default=0), weights, weights + OTHER_FILES_BYTES)
 
 
-def fit_resources(model: ir.Model, plan: ExportPlan, out: Path, max_memory: int | None) -> tuple[Estimate, int]:
+def fit_resources(
+    models: Collection[ir.Model], plan: ExportPlan, out: Path, max_memory: int | None
+) -> tuple[Estimate, int]:
     """The estimate and the number of threads that fits `max_memory`; raises ResourceLimitError with the need."""
     threads = plan.threads
-    needed = estimate(model, threads)
+    needed = estimate(models, threads)
     while max_memory is not None and needed.peak_memory > max_memory and threads > 1:
         threads -= 1
-        needed = estimate(model, threads)
+        needed = estimate(models, threads)
     if max_memory is not None and needed.peak_memory > max_memory:
         raise ResourceLimitError(
             f"this export needs {_mb(needed.peak_memory)} of memory and --max-memory allows {_mb(max_memory)}: "

@@ -1,4 +1,4 @@
-"""RMS normalization (Zhang, Sennrich 2019, arXiv:1910.07467), layer normalization (Ba et al. 2016, arXiv:1607.06450)."""
+"""RMS normalization (Zhang, Sennrich 2019, arXiv:1910.07467) and layer normalization (Ba et al., arXiv:1607.06450)."""
 
 from __future__ import annotations
 

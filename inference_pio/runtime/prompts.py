@@ -1,0 +1,79 @@
+"""From what callers ask to token ids, with the images that stand in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from inference_pio.errors import BadInputError
+from inference_pio.runtime.chat_template import ChatTemplate
+from inference_pio.runtime.inputs import checked_ids, prompt_ids
+from inference_pio.runtime.tokenizer import Tokenizer
+from inference_pio.runtime.vision.input import VisionInput
+from inference_pio.runtime.vision.messages import Video, take_media
+from inference_pio.runtime.vision.preprocess import Patches
+from inference_pio.runtime.vision.prompt import PromptImages
+
+Prepared = tuple[list[int], PromptImages | None]
+"""Token ids, checked, and the images in them if there are any."""
+
+
+def checked_images(images: Any) -> Sequence[Any]:
+    """Images as callers pass them; raises BadInputError for anything but a list, such as one image alone."""
+    if not isinstance(images, (list, tuple)):
+        raise BadInputError(f"images must be a list of them, not {type(images).__name__}")
+    return images
+
+
+class PromptReader:
+    """Reads the prompts of one model; `vision` is None where it takes text only. Threads may share it."""
+
+    def __init__(
+        self, folder: Path, tokenizer: Tokenizer, vision: VisionInput | None, vocab: int, context: int
+    ) -> None:
+        self._folder, self._tokenizer, self._vision = folder, tokenizer, vision
+        self._vocab_size, self._context_length = vocab, context
+        self._chat_template: ChatTemplate | None = None
+
+    def prompt(self, prompt: str | Sequence[int], images: Sequence[Any] = ()) -> Prepared:
+        """A text, tokenized as the checkpoint's tokenizer does, or ids; both may hold placeholders of `images`.
+
+        Ids without images are taken as they are, placeholders too. Raises BadInputError as `VisionInput.prepare` and
+        `checked_ids` do.
+        """
+        images = checked_images(images)
+        if isinstance(prompt, str):
+            return self._text(prompt, True, images, [])
+        ids = self._checked(prompt)
+        return self._with_images(ids, images) if images else (ids, None)
+
+    def conversation(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> Prepared:
+        """A conversation through the chat template, with the images and videos in its messages."""
+        if self._chat_template is None:
+            self._chat_template = ChatTemplate.load(self._folder)
+        bare, images, videos = take_media(messages)
+        return self._text(self._chat_template.render(bare, tools=tools), False, images, videos)
+
+    def _text(self, text: str, special_tokens: bool, images: Sequence[Any], videos: Sequence[Video]) -> Prepared:
+        films: list[Patches] = []
+        if videos:
+            text, films = self._needed_vision().expand_videos(text, videos)
+        ids = prompt_ids(self._tokenizer.encode(text, add_special_tokens=special_tokens), self._tokenizer)
+        if self._vision is None and not images:
+            return self._checked(ids), None
+        return self._with_images(ids, images, films)
+
+    def _with_images(self, ids: list[int], images: Sequence[Any], films: Sequence[Patches] = ()) -> Prepared:
+        expanded, placed = self._needed_vision().prepare(ids, images, films)
+        return self._checked(expanded), placed
+
+    def _needed_vision(self) -> VisionInput:
+        if self._vision is None:
+            raise BadInputError("this model takes text only: leave the images out, or use one with a vision tower")
+        return self._vision
+
+    def _checked(self, prompt: Sequence[int]) -> list[int]:
+        return checked_ids(prompt_ids(prompt, self._tokenizer), self._vocab_size, self._context_length)
