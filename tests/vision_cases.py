@@ -24,7 +24,7 @@ TEXT: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 32,
-    "max_position_embeddings": 512,
+    "max_position_embeddings": 1024,
     "rope_parameters": {
         "rope_type": "default",
         "rope_theta": 10_000.0,

@@ -52,9 +52,11 @@ class PromptReader:
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
     ) -> Prepared:
         """A conversation through the chat template, with the images and videos in its messages."""
+        bare, images, videos = take_media(messages)
+        if images or videos:
+            self._needed_vision()
         if self._chat_template is None:
             self._chat_template = ChatTemplate.load(self._folder)
-        bare, images, videos = take_media(messages)
         return self._text(self._chat_template.render(bare, tools=tools), False, images, videos)
 
     def _text(self, text: str, special_tokens: bool, images: Sequence[Any], videos: Sequence[Video]) -> Prepared:

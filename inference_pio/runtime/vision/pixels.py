@@ -20,7 +20,7 @@ MAX_PIXELS = 1 << 26
 """67 million, 200 MB of values; checked before anything is decoded."""
 MAX_BYTES = 1 << 28
 """Of a file."""
-FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Only decoders that are part of Pillow; none starts another program."""
 MAX_RATIO = 200
 
@@ -73,7 +73,8 @@ def _from_file(path: Path, where: str) -> np.ndarray:
             raise BadInputError(f"{where}, {name}, is {what}, not an image")
         with path.open("rb") as file, pil.Image.open(file, formats=FORMATS) as image:
             _check_size(image.size, f"{where}, {name},")
-            return np.array(pil.ImageOps.exif_transpose(image).convert("RGB"))
+            # A palette's transparent colour outlives the conversion, and then counts as in any Pillow image.
+            return _from_pillow(pil.ImageOps.exif_transpose(image).convert("RGB"), where)
     except BadInputError:
         raise
     except pil.UnidentifiedImageError:

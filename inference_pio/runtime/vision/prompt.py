@@ -108,4 +108,18 @@ def expand(
         span = Span(len(expanded), patches.grid.height, patches.grid.width)
         placed.append(PlacedFrame(span, patches, frame))
         expanded += [token] * span.tokens(facts.merge_size)
-    return expanded, PromptImages(len(expanded), tuple(placed), facts.merge_size, features)
+    return expanded, PromptImages(len(expanded), tuple(placed), facts.merge_size, _Latest(features))
+
+
+class _Latest:
+    """Keeps the features that were asked for last: chunk after chunk needs them, whatever the cache has room for."""
+
+    def __init__(self, features: Callable[[Patches], Features]) -> None:
+        self._features = features
+        self._held: tuple[bytes, Features] | None = None
+
+    def __call__(self, patches: Patches) -> Features:
+        held = self._held
+        if held is None or held[0] != patches.digest:
+            self._held = held = (patches.digest, self._features(patches))
+        return held[1]
