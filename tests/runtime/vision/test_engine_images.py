@@ -119,7 +119,13 @@ def test_text_never_loads_the_vision_graph(vision_artifact, monkeypatch):
         assert engine.vision.encoder.loaded
 
 
-LONG = question(picture(0, 250, 250), text="word " * 150)
+def long_question(seed: int) -> list[dict[str, object]]:
+    """More than a block of text, then an image over three blocks."""
+    image = {"type": "image", "image": picture(seed, 250, 250)}
+    return [{"role": "user", "content": [{"type": "text", "text": "word " * 80}, image]}]
+
+
+LONG = long_question(0)
 
 
 def test_prefix_cache_changes_nothing(vision_artifact):
@@ -135,24 +141,25 @@ def test_prefix_cache_changes_nothing(vision_artifact):
 
 def test_prefix_cache_tells_images_apart(vision_artifact):
     """The same tokens with another image of the same size must not find its keys and values."""
-    other = question(picture(1, 250, 250), text="word " * 150)
+    other = long_question(1)
     with Engine.open(vision_artifact("fp32"), EngineConfig(prefix_cache_bytes=0)) as engine:
         expected = engine.chat(LONG, GREEDY).token_ids, engine.chat(other, GREEDY).token_ids
     assert expected[0] != expected[1]
     with Engine.open(vision_artifact("fp32")) as engine:
         assert engine.chat(LONG, GREEDY).token_ids == expected[0]
         found = engine.chat(other, GREEDY)
-        assert found.token_ids == expected[1] and found.usage.cached_tokens == 0
+        assert found.token_ids == expected[1]
+        assert found.usage.cached_tokens == CHUNK_TOKENS  # the text before the image
         turn = [*LONG, {"role": "assistant", "content": "a shape"}, {"role": "user", "content": "sure?"}]
         assert engine.chat(turn, GREEDY).usage.cached_tokens >= 3 * CHUNK_TOKENS
 
 
 def test_an_image_in_cached_blocks_is_not_encoded_again(vision_artifact):
-    config = EngineConfig(image_cache_bytes=0)
+    config, messages = EngineConfig(image_cache_bytes=0), question(picture(0, 250, 250), text="word " * 80)
     with Engine.open(vision_artifact("fp32"), config) as engine:
-        engine.chat(LONG, GREEDY)
+        engine.chat(messages, GREEDY)
         assert engine.vision.encoder.runs == 1  # although its tokens are spread over three chunks
-        engine.chat(LONG, GREEDY)
+        engine.chat(messages, GREEDY)
         assert engine.vision.encoder.runs == 1
 
 
