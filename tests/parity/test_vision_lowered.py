@@ -1,4 +1,4 @@
-"""The artifact of a Qwen3-VL checkpoint equals transformers: images across chunks, shapes of models, cut and sharded."""
+"""The artifact of a Qwen3-VL checkpoint equals transformers: images across chunks, all shapes, cut and sharded."""
 
 from __future__ import annotations
 
@@ -86,7 +86,8 @@ def test_rounded_recipes_stay_near(vision_checkpoint, vision_artifact, precision
     expected = reference(vision_checkpoint, vision_original(vision_checkpoint), *PROMPTS["two_images"])
     with Engine.open(vision_artifact(precision)) as engine:
         found = engine.logits(PROMPTS["two_images"][0], images=PROMPTS["two_images"][1])
-    assert np.abs(found - expected).max() < {"int8": 0.2, "int4": 2.0, "fp16": 0.01}[precision]
+    apart = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    assert apart < {"int8": 0.05, "int4": 0.5, "fp16": 0.002}[precision]
 
 
 def test_what_the_manifest_says(vision_artifact):
@@ -100,12 +101,8 @@ def test_what_the_manifest_says(vision_artifact):
     assert {"preprocessor_config.json", "video_preprocessor_config.json"} <= set(manifest.files)
     assert manifest.vision is not None and manifest.vision.image_token_id == IMAGE
     vision = onnx.load(artifact.file("vision.onnx"), load_external_data=False)
-    formats = {
-        node.attribute[i].i
-        for node in vision.graph.node
-        for i in range(len(node.attribute))
-        if node.attribute[i].name == "bits"
-    }
+    attributes = [attribute for node in vision.graph.node for attribute in node.attribute]
+    formats = {attribute.i for attribute in attributes if attribute.name == "bits"}
     assert formats == {8}  # a vision tower is never rounded below 8 bits
     sources = [
         name
