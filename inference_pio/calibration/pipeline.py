@@ -31,8 +31,10 @@ def calibrate(
     """Calibrate a recipe on text and write the result to the folder `out`; open it.
 
     The same checkpoint, text and options give the same result, byte for byte. A run that was stopped goes on from the
-    layer it was at; `reuse` takes a finished result at `out` that these inputs would only make again. Raises BadInputError for a checkpoint, a text or options that do not fit, and for activations that
-    are not finite (naming the layer); ResourceLimitError when memory or disk do not suffice.
+    layer it was at; `reuse` takes a finished result at `out` that these inputs would only make again.
+
+    Raises BadInputError for a checkpoint, a text or options that do not fit, and for activations that are not finite
+    (naming the layer); ResourceLimitError when memory or disk do not suffice.
     """
     options, out, report = options or CalibrationOptions(), Path(out), progress or (lambda phase, done, total: None)
     refuse_existing(out, force)

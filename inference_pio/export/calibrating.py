@@ -25,7 +25,8 @@ def open_calibration(
     """The calibration that `options` ask for, None where the recipe and the cache need none.
 
     A text is calibrated on in a folder beside `out` that is removed when the export succeeds; after an interruption or
-    a failure it serves the next export. Raises BadInputError when one is needed and none is asked for, and the other way round.
+    a failure it serves the next export. Raises BadInputError when one is needed and none is asked for, and the other
+    way round.
     """
     recipe = find_recipe(options.precision, find_target(options.target).name)
     if options.block_size is not None:
