@@ -117,6 +117,11 @@ def engine_options(function: F) -> F:
         click.option(
             "--verify-hashes", type=click.Choice(["first-open", "always"]), help="When the weights are hashed."
         ),
+        click.option(
+            "--map-weights",
+            type=click.Choice(["auto", "on", "off"]),
+            help="Leave the weights on disk: prepacked once, then mapped. By default where they would not fit.",
+        ),
         click.option("--allow-failed", is_flag=True, help="Open an artifact that failed its accuracy gate."),
     ]
     for option in reversed(options):
@@ -131,6 +136,7 @@ ENGINE_FIELDS = (
     "prefix_cache_bytes",
     "max_image_tokens",
     "verify_hashes",
+    "map_weights",
     "allow_failed",
 )
 

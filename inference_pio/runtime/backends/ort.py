@@ -33,9 +33,11 @@ them from 4 MB on); over small pages reading an int8 cache takes up to twice as 
 
 
 class OrtBackend:
-    """A decoder graph in an ONNX Runtime session on the CPU."""
+    """A decoder graph in an ONNX Runtime session on the CPU; `mapped` is its prepacked form, where that is used."""
 
-    def __init__(self, folder: Path, manifest: Manifest, threads: int, budget: MemoryBudget) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, threads: int, budget: MemoryBudget, mapped: Path | None = None
+    ) -> None:
         ort = import_onnxruntime()
         check_version(ort.__version__, manifest.requires.packages.get("onnxruntime", "0"))
         self.ort = ort
@@ -47,7 +49,7 @@ class OrtBackend:
         graph = manifest.graph("decoder")
         if graph is None:
             raise BadInputError(f"the manifest in {folder} lists no decoder: export the artifact again")
-        self.session = open_session(folder / graph.file, threads)
+        self.session = open_session(mapped or folder / graph.file, threads)
         _check_graph(self.session, manifest, folder)
         names = [value.name for value in self.session.get_overridable_initializers()]
         self.image_inputs = [name for name in names if name == IMAGE_EMBEDS or name.startswith(DEEPSTACK_EMBEDS)]

@@ -20,17 +20,27 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def open_session(path: Path, threads: int) -> Any:
-    """A session on the CPU; raises BadInputError for a file that cannot be loaded."""
-    ort = import_onnxruntime()
+def session_entries(ort: Any) -> dict[str, str]:
+    """Session options by name that this CPU needs."""
+    return {PRECISE_PRODUCTS: "1"} if products_saturate(ort) else {}
+
+
+def session_options(ort: Any, threads: int) -> Any:
+    """The options of every session."""
     options = ort.SessionOptions()
     options.log_severity_level = 4  # errors are raised, and need not be printed as well
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    if products_saturate(ort):
-        options.add_session_config_entry(PRECISE_PRODUCTS, "1")
+    for name, value in session_entries(ort).items():
+        options.add_session_config_entry(name, value)
+    return options
+
+
+def open_session(path: Path, threads: int) -> Any:
+    """A session on the CPU; raises BadInputError for a file that cannot be loaded."""
+    ort = import_onnxruntime()
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(str(path), session_options(ort, threads), providers=["CPUExecutionProvider"])
     except ort_errors(ort) as error:
         raise BadInputError(f"{path.parent} cannot be loaded by ONNX Runtime: {first_line(error)}") from None
 
