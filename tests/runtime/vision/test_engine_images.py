@@ -226,6 +226,13 @@ def test_ids_without_images_are_taken_as_they_are(engine, original):
     assert np.abs(engine.logits(ids) - expected).max() < 1e-4
 
 
+def test_mapped_weights_give_the_same_answers(vision_artifact, tmp_path):
+    with Engine.open(vision_artifact("int8"), EngineConfig(map_weights="off", cache_dir=tmp_path)) as loaded:
+        expected = loaded.chat(question(picture(0)), GREEDY).token_ids
+    with Engine.open(vision_artifact("int8"), EngineConfig(map_weights="on", cache_dir=tmp_path)) as mapped:
+        assert mapped.chat(question(picture(0)), GREEDY).token_ids == expected
+
+
 def test_threads_share_it(engine):
     messages = [question(picture(seed)) for seed in range(4)]
     expected = [engine.chat(each, GREEDY).token_ids for each in messages]
