@@ -27,7 +27,10 @@ def _left_in_groups() -> Iterator[int]:
     except OSError:
         return
     for line in lines:
-        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        parts = line.split(":", 2)
+        if len(parts) != 3:
+            continue
+        _, controllers, path = parts
         if controllers == "":
             yield from _left(MOUNT, path, "memory.max", "memory.current", "file")
         elif "memory" in controllers.split(","):
