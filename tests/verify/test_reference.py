@@ -16,11 +16,12 @@ from safetensors.torch import load_file, save_file
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError
 from inference_pio.verify import reference
+from inference_pio.verify.reference import head
 from inference_pio.verify.scratch import LogitsFile
 from inference_pio.verify.weights import CheckpointWeights, InputRounding
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from shapes import SHAPES, original, write_shape
+from shapes import ALL_SHAPES, original, write_shape
 
 LENGTHS = (90, 90, 33)
 TOLERANCE = 1e-5
@@ -65,7 +66,7 @@ def assert_same(ours: np.ndarray, theirs: np.ndarray) -> None:
     assert np.abs(theirs).max() > 1
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", ALL_SHAPES)
 def test_every_shape_equals_the_whole_model(name: str, tmp_path: Path) -> None:
     path = write_shape(name, tmp_path / "checkpoint")
     windows = make_windows(2048)
@@ -98,8 +99,8 @@ def test_small_chunks_of_the_head_change_nothing(tmp_path: Path, monkeypatch: py
     path = write_shape("odd_sizes", tmp_path / "checkpoint")
     windows = make_windows(2048, (20, 7))
     at_once = streamed(path, windows)
-    monkeypatch.setattr(reference, "HEAD_BYTES", 4 * 40 * 100)
-    monkeypatch.setattr(reference, "HEAD_POSITIONS", 11)
+    monkeypatch.setattr(head, "HEAD_BYTES", 4 * 40 * 100)
+    monkeypatch.setattr(head, "HEAD_POSITIONS", 11)
     assert_same(streamed(path, windows), at_once)
 
 

@@ -161,7 +161,7 @@ def _floats(
         attributes["normalize_routing_weights"] = 1
     gate_up, down = (_stored(b, match, rows, chosen) for rows in (match.gate_up, match.down))
     y_BSC = b.op("MoE", [match.x, logits_TE, gate_up, None, down], attributes, domain=MICROSOFT)
-    # The kernel may be told to write over its input and is wrong then (onnxruntime issue 33866): a later reader forbids.
+    # ONNX Runtime may let it write over its input, and then it is wrong (issue 33866): a later reader forbids that.
     y_BSC = b.op("Where", [b.const(False, np.bool_), match.x, y_BSC], name="apart")
     if total_T1 is None:
         return y_BSC
