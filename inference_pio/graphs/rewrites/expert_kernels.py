@@ -155,10 +155,8 @@ def _floats(
     """`MoE`, which takes the softmax of what it selects by; weights stored as float32, or as float16 and widened."""
     attributes, total_T1 = _attributes(match), None
     if match.scoring is Scoring.SIGMOID:
-        logits_TE, total_T1 = _as_logits(b, match, logits_TE)
-        if attributes["normalize_routing_weights"]:
-            total_T1 = None
-        attributes["normalize_routing_weights"] = 1
+        logits_TE, sum_T1 = _as_logits(b, match, logits_TE)
+        total_T1 = None if attributes["normalize_routing_weights"] else sum_T1
     gate_up, down = (_stored(b, match, rows, chosen) for rows in (match.gate_up, match.down))
     y_BSC = b.op("MoE", [match.x, logits_TE, gate_up, None, down], attributes, domain=MICROSOFT)
     # ONNX Runtime may let it write over its input, and then it is wrong (issue 33866): a later reader forbids that.
