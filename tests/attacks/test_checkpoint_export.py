@@ -232,7 +232,7 @@ def test_configs_that_cannot_be(checkpoint, refused, changes, words):
 def sound_experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = write_shape("moe", tmp_path_factory.mktemp("experts") / "checkpoint")
     values = json.loads((path / "config.json").read_text())
-    del values["num_local_experts"]  # the same number once more
+    values["num_experts"] = values.pop("num_local_experts")  # as published checkpoints call it
     (path / "config.json").write_text(json.dumps(values))
     return path
 
@@ -249,7 +249,7 @@ def sound_experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"num_experts": -6}, "num_experts is -6"),
         ({"num_experts": 10**9}, "num_experts is 1000000000"),
         ({"num_experts": "many"}, "num_experts is 'many'"),
-        ({"num_experts": True}, "num_experts is true"),
+        ({"num_experts": True}, "num_experts is True, not an integer"),
         ({"num_experts": 7, "num_local_experts": 6}, "num_experts is 7 but num_local_experts is 6"),
         ({"num_experts": 5}, "'model.layers.0.mlp.gate.weight'"),
         ({"num_experts": 4096}, "asks for 36864 tensors of experts, but the checkpoint has"),
