@@ -78,10 +78,12 @@ MOE_SHAPES: dict[str, dict[str, Any]] = {
 ALL_SHAPES = SHAPES | MOE_SHAPES
 
 
-def write_shape(name: str, out: Path, dtype: torch.dtype = torch.float32, shard_size: str = "5GB") -> Path:
+def write_shape(
+    name: str, out: Path, dtype: torch.dtype = torch.float32, shard_size: str = "5GB", **changes: Any
+) -> Path:
     """Write the random checkpoint called `name` with the tiny tokenizer; biases and norms are random as well."""
     torch.manual_seed(0)
-    values = {**SMALL, **ALL_SHAPES[name]}
+    values = {**SMALL, **ALL_SHAPES[name], **changes}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values))
     with torch.no_grad():
         for key, parameter in model.named_parameters():
