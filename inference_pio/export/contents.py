@@ -64,8 +64,9 @@ def copy_checkpoint_files(source: Checkpoint, plan: ExportPlan, model: ir.Model,
     config = dict(source.config)
     if plan.spec.layers != config["num_hidden_layers"]:
         config["num_hidden_layers"] = plan.spec.layers
-        if config.get("layer_types"):
-            config["layer_types"] = config["layer_types"][: plan.spec.layers]
+        for key in ("layer_types", "mlp_layer_types"):
+            if config.get(key):
+                config[key] = config[key][: plan.spec.layers]
     writer.add("config.json", json_bytes(config))
     generation = source.generation_config or {}
     writer.add("generation_config.json", json_bytes(generation or _generation_from(config)))
@@ -92,7 +93,8 @@ def make_manifest(
 ) -> Manifest:
     """The manifest of a lowered decoder whose other files are all written."""
     spec, target = plan.spec, plan.target
-    cache = CacheSpec(spec.layers, spec.kv_heads, spec.head_dim, "int8" if plan.int8_cache else "float32")
+    dtype = "int8" if plan.int8_cache else "float32"
+    cache = CacheSpec(spec.layers, spec.kv_heads, spec.head_dim, dtype, list(spec.cache_kinds))
     kernels = {node.op_type for node in model.graph.all_nodes()}
     return Manifest(
         producer=f"inference-pio {__version__}",

@@ -67,6 +67,11 @@ class WeightSource:
         self._ledger.close()
 
 
+def tensor_of(rows: Rows) -> str:
+    """The checkpoint tensor behind `rows`, also when they are a part of it."""
+    return rows.parts[0][0].split("[")[0]
+
+
 def _read_heads(whole: Rows, per_head: int, first: int, rows: int, _: str, start: int, stop: int) -> np.ndarray:
     """Rows `first` to `first + rows` of the heads `start` to `stop`: float32 [stop - start, rows, columns]."""
     values = whole.read(start * per_head, stop * per_head)
