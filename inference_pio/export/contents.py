@@ -64,9 +64,8 @@ def copy_checkpoint_files(source: Checkpoint, plan: ExportPlan, model: ir.Model,
     config = dict(source.config)
     if plan.spec.layers != config["num_hidden_layers"]:
         config["num_hidden_layers"] = plan.spec.layers
-        for key in ("layer_types", "mlp_layer_types"):
-            if config.get(key):
-                config[key] = config[key][: plan.spec.layers]
+        if config.get("layer_types"):
+            config["layer_types"] = config["layer_types"][: plan.spec.layers]
     writer.add("config.json", json_bytes(config))
     generation = source.generation_config or {}
     writer.add("generation_config.json", json_bytes(generation or _generation_from(config)))

@@ -37,7 +37,7 @@ def attention_mla(
     q_BHSW = _queries(b, source, spec, x_BSC, prefix, shared, b.weight(f"{prefix}.kv_b_proj.key", up["key"]))
     new_B1SW = _latents(b, source, spec, x_BSC, prefix, shared)
 
-    cache = ["batch", 1, "past_length", spec.head_dim]
+    cache: list[int | str] = ["batch", 1, "past_length", spec.head_dim]
     past_B1PW = b.input(f"past_key_values.{layer}.latent", ir.DataType.FLOAT, cache)
     present_B1TW = b.op("Concat", [past_B1PW, new_B1SW], {"axis": 2}, name="present")
     mask = shared.masks[spec.windows[layer]]

@@ -34,15 +34,18 @@ class Match:
 
 @dataclass(frozen=True)
 class Shared:
-    """What all layers share: where new tokens go [B], and what their queries see: 0 or HIDDEN, float32 [B, 1, S, T]."""
+    """What all layers share.
 
-    start_B: ir.Value
-    bias_B1ST: ir.Value
+    `start` int64 [B] is where new tokens go; `bias` float32 [B, 1, S, T] is 0 for keys that a query sees, else HIDDEN.
+    """
+
+    start: ir.Value
+    bias: ir.Value
 
 
 def pattern(node: ir.Node) -> Match | None:
     """`Attention(q, rows, rows, mask)` with `rows = Concat(graph input, new)`."""
-    if (node.op_type, node.domain) != ("Attention", "") or len(node.inputs) != 4 or node.inputs[1] is not node.inputs[2]:
+    if (node.op_type, node.domain, len(node.inputs)) != ("Attention", "", 4) or node.inputs[1] is not node.inputs[2]:
         return None
     append = producer(node.inputs[1], "Concat")
     past = append.inputs[0] if append is not None else None
@@ -67,19 +70,19 @@ def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:
     shared = _shared(graph)
     past_B1TW, new_B1SW = match.append.inputs
     with b.before(match.append), b.scope(str(match.append.name)):
-        present_B1TW = b.op("TensorScatter", [past_B1TW, new_B1SW, shared.start_B], {"axis": 2, "mode": "linear"})
+        present_B1TW = b.op("TensorScatter", [past_B1TW, new_B1SW, shared.start], {"axis": 2, "mode": "linear"})
     replace(match.append.outputs[0], present_B1TW)
     graph.remove(match.append, safe=True)
 
     q_BHSW, scale = match.attention.inputs[0], attribute(match.attention, "scale")
     heads = context.spec.heads
     with b.before(match.attention), b.scope(str(match.attention.name)):
-        total = b.op("Shape", [shared.bias_B1ST], {"start": 3, "end": 4}, name="total")
+        total = b.op("Shape", [shared.bias], {"start": 3, "end": 4}, name="total")
         one_matrix, by_head = _shape(b, (0, 1, -1), total, "rows"), _shape(b, (0, heads, -1), total, "heads")
         q_B1RW = b.op("Reshape", [q_BHSW, b.const([0, 1, -1, context.spec.head_dim])], name="queries")
         attributes = {"transB": 1, "alpha": scale}
         scores_B1RT = b.op("FusedMatMul", [q_B1RW, present_B1TW], attributes, domain=MICROSOFT, name="scores")
-        scores_BHST = b.op("Add", [b.op("Reshape", [scores_B1RT, by_head]), shared.bias_B1ST], name="seen")
+        scores_BHST = b.op("Add", [b.op("Reshape", [scores_B1RT, by_head]), shared.bias], name="seen")
         weights_BHST = b.op("Softmax", [scores_BHST], {"axis": -1})
         y_B1RW = b.op("MatMul", [b.op("Reshape", [weights_BHST, one_matrix]), present_B1TW], name="mix")
         y_BHSW = b.op("Reshape", [y_B1RW, b.const([0, heads, -1, context.spec.head_dim])])

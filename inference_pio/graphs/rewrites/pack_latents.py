@@ -10,6 +10,7 @@ from inference_pio.graphs.rewrites.packing import check_packable, pack
 from inference_pio.graphs.rewrites.rewrite import LinearMatch, LoweringContext, match_linear, producer
 from inference_pio.graphs.weights import stored_rows
 
+
 @dataclass(frozen=True)
 class Match:
     """The two projections of one attention layer in the order queries, latents."""
