@@ -197,7 +197,8 @@ def _check_graph(session: Any, manifest: Manifest, folder: Path) -> None:
     for layer in range(min(cache.layers, len(found))):
         for name in (f"past_key_values.{layer}", f"present.{layer}"):
             expected |= {f"{name}.{kind}": {1: cache.kv_heads, 3: cache.head_dim} for kind in cache.kinds}
-    same = found.keys() == expected.keys() and all(
+    plausible = len(set(cache.kinds)) == len(cache.kinds) and ("latent" not in cache.kinds or cache.kv_heads == 1)
+    same = plausible and found.keys() == expected.keys() and all(
         axis < len(found[name]) and found[name][axis] == size
         for name, sizes in expected.items()
         for axis, size in sizes.items()
