@@ -71,6 +71,11 @@ def plan_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> Cal
     if options.block_size is not None:
         recipe = recipe.with_block_size(options.block_size)
     architecture, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)
+    if spec.moe is not None:
+        raise BadInputError(
+            f"calibrating a {spec.model_type} model is not supported yet, because its experts would be left out: use a "
+            "recipe that needs no text (fp32, fp16, int8 or int4) and a float32 cache"
+        )
     threads = os.cpu_count() or 1 if options.threads is None else options.threads
     if threads < 1:
         raise BadInputError(f"--threads must be at least 1, not {threads}")

@@ -33,6 +33,7 @@ from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.checkpoint.files import read_small
 from inference_pio.export.genai_config import genai_config
 from inference_pio.export.plan import Estimate, ExportPlan
+from inference_pio.graphs.rewrites.expert_kernels import rounds_activations
 from inference_pio.graphs.targets.target import RewriteReport
 from inference_pio.version import __version__
 
@@ -46,7 +47,9 @@ NOT_IN_FINGERPRINT = re.compile(
     r"(licen[sc]e|notice|copying|use_policy).*|genai_config\.json|config\.json|calibration\.json", re.IGNORECASE
 )
 ROUNDING = {"MatMulNBits", "MatMulIntegerToFloat"}
-"""Operators whose activations are rounded, by themselves or by the nodes before them."""
+"""Operators whose activations are always rounded, by themselves or by the nodes before them."""
+PER_LAYER_KEYS = {"layer_types", "mlp_layer_types"}
+"""Lists in config.json with one entry per layer."""
 DTYPES = {
     ir.DataType.FLOAT: "float32",
     ir.DataType.INT8: "int8",
@@ -64,8 +67,8 @@ def copy_checkpoint_files(source: Checkpoint, plan: ExportPlan, model: ir.Model,
     config = dict(source.config)
     if plan.spec.layers != config["num_hidden_layers"]:
         config["num_hidden_layers"] = plan.spec.layers
-        if config.get("layer_types"):
-            config["layer_types"] = config["layer_types"][: plan.spec.layers]
+        for key in PER_LAYER_KEYS & config.keys():
+            config[key] = config[key] and config[key][: plan.spec.layers]
     writer.add("config.json", json_bytes(config))
     generation = source.generation_config or {}
     writer.add("generation_config.json", json_bytes(generation or _generation_from(config)))
@@ -94,7 +97,7 @@ def make_manifest(
     spec, target = plan.spec, plan.target
     dtype = "int8" if plan.int8_cache else "float32"
     cache = CacheSpec(spec.layers, spec.kv_heads, spec.head_dim, dtype, list(spec.cache_kinds))
-    kernels = {node.op_type for node in model.graph.all_nodes()}
+    rounds = any(node.op_type in ROUNDING or rounds_activations(node) for node in model.graph.all_nodes())
     return Manifest(
         producer=f"inference-pio {__version__}",
         fingerprint=fingerprint({n: f for n, f in files.items() if not NOT_IN_FINGERPRINT.fullmatch(n)}, cache),
@@ -115,7 +118,7 @@ def make_manifest(
         hardware=plan.hardware.name,
         recipe=RecipeFacts(
             _text(plan.recipe.name),
-            {"layers": str(plan.recipe.layers), "edges": str(plan.recipe.edges)},
+            plan.recipe.formats(spec),
             {pattern: str(chosen) for pattern, chosen in plan.recipe.overrides},
         ),
         requires=Requires(
@@ -138,7 +141,7 @@ def make_manifest(
             padding=target.padding,
             compact_cache=target.compact_cache,
             shared_cache_buffer=target.shared_cache_buffer,
-            rounds_activations=bool(kernels & ROUNDING) or plan.int8_cache,
+            rounds_activations=rounds or plan.int8_cache,
         ),
         memory=Memory(files["model.onnx.data"].size, cache.bytes_per_token),
         accuracy=None,

@@ -15,6 +15,8 @@ from inference_pio.graphs.weights import Job, Piece, Recipe, recipe_of
 
 SOURCES_KEY = "inference_pio.sources"
 """Metadata of an initializer: the checkpoint tensors it was made of, as JSON [[name, rows], ...]."""
+INTERLEAVED_KEY = "inference_pio.interleaved"
+"""Metadata where every n of those tensors give one row each in turn: n. Otherwise they follow each other."""
 
 LARGE_ALIGNMENT, SMALL_ALIGNMENT, LARGE_BYTES = 4096, 64, 1 << 20
 
@@ -100,7 +102,9 @@ def _in_order(pool: ThreadPoolExecutor, work: Iterable[Callable[[], Piece]], ahe
 def _refer(value: ir.Value, recipe: Recipe, location: str, offset: int, length: int) -> None:
     tensor = value.const_value
     assert tensor is not None and math.prod(tensor.shape.numpy()) >= 0
-    sources = {SOURCES_KEY: json.dumps(recipe.sources)} if recipe.sources else None
+    sources = {SOURCES_KEY: json.dumps(recipe.sources)} if recipe.sources else {}
+    if recipe.interleaved > 1:
+        sources[INTERLEAVED_KEY] = str(recipe.interleaved)
     value.const_value = ir.ExternalTensor(
         location,
         offset,
@@ -108,5 +112,5 @@ def _refer(value: ir.Value, recipe: Recipe, location: str, offset: int, length: 
         tensor.dtype,
         shape=tensor.shape,
         name=str(value.name),
-        metadata_props=sources,
+        metadata_props=sources or None,
     )

@@ -17,7 +17,7 @@ from inference_pio.export.options import ExportOptions
 from inference_pio.export.pipeline import export
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from shapes import GLM_SHAPES, SHAPES, original, reference_logits, write_shape
+from shapes import ALL_SHAPES, original, reference_logits, write_shape
 
 TOLERANCE = 1e-4
 CAPACITY = 128
@@ -67,7 +67,7 @@ class Lowered:
         return binding.get_outputs()[-1].numpy()
 
 
-@pytest.fixture(scope="module", params=[*SHAPES, *GLM_SHAPES, "tiny"])
+@pytest.fixture(scope="module", params=[*ALL_SHAPES, "tiny"])
 def case(request: pytest.FixtureRequest, tiny: Path, tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp(request.param)
     path = tiny if request.param == "tiny" else write_shape(request.param, folder / "checkpoint")

@@ -12,7 +12,8 @@ import onnx_ir as ir
 import pytest
 
 from inference_pio.errors import BadInputError
-from inference_pio.verify.simulation import SOURCES_KEY, ArtifactWeights, dequantize
+from inference_pio.verify.simulation import SOURCES_KEY, ArtifactWeights
+from inference_pio.verify.stored_rows import dequantize
 from inference_pio.verify.weights import InputRounding
 
 Sources = list[tuple[str, int]]

@@ -1,10 +1,11 @@
-"""ONNX Runtime on a CPU: fused attention over one shared cache buffer, blockwise integer products."""
+"""ONNX Runtime on a CPU: fused attention over one shared cache buffer, fused experts, blockwise integer products."""
 
 from __future__ import annotations
 
 from inference_pio.graphs.builder import OPSET
 from inference_pio.graphs.rewrites import (
     embedding_kernels,
+    expert_kernels,
     group_query_attention,
     head_products,
     int8_cache,
@@ -33,6 +34,7 @@ TARGET = Target(
         Step(latent_attention, required=True, attention=Attention.LATENT),
         Step(head_products, required=True, attention=Attention.LATENT),
         Step(skip_norm, required=True),
+        Step(expert_kernels),
         Step(integer_kernels),
         Step(linear_kernels, required=True),
         Step(embedding_kernels),

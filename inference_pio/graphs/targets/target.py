@@ -8,7 +8,13 @@ from types import ModuleType
 
 import onnx_ir as ir
 
-from inference_pio.graphs.rewrites.rewrite import LoweringContext, RewriteReport, apply_rewrite, prune
+from inference_pio.graphs.rewrites.rewrite import (
+    LoweringContext,
+    RewriteReport,
+    apply_rewrite,
+    drop_unused_functions,
+    prune,
+)
 from inference_pio.graphs.spec import DecoderSpec
 
 
@@ -59,6 +65,7 @@ class Target:
         for step in (step for step in self.steps if step.applies(context.spec)):
             reports.append(apply_rewrite(step.rewrite, model.graph, context, step.required))
             prune(model.graph)
+        drop_unused_functions(model)
         kept = [value for value in model.graph.inputs if list(value.uses())]
         del model.graph.inputs[:]
         model.graph.inputs.extend(kept)

@@ -198,10 +198,14 @@ def _check_graph(session: Any, manifest: Manifest, folder: Path) -> None:
         for name in (f"past_key_values.{layer}", f"present.{layer}"):
             expected |= {f"{name}.{kind}": {1: cache.kv_heads, 3: cache.head_dim} for kind in cache.kinds}
     plausible = len(set(cache.kinds)) == len(cache.kinds) and ("latent" not in cache.kinds or cache.kv_heads == 1)
-    same = plausible and found.keys() == expected.keys() and all(
-        axis < len(found[name]) and found[name][axis] == size
-        for name, sizes in expected.items()
-        for axis, size in sizes.items()
+    same = (
+        plausible
+        and found.keys() == expected.keys()
+        and all(
+            axis < len(found[name]) and found[name][axis] == size
+            for name, sizes in expected.items()
+            for axis, size in sizes.items()
+        )
     )
     held = CACHE_DTYPES.get(cache.dtype, (None, None))[1]
     same &= all(value.type == held for value in values if value.name.startswith(("past_key_values.", "present.")))
