@@ -1,0 +1,52 @@
+"""The up-projection of latents, which an artifact holds in two parts or by head, as the original's one tensor.
+
+Parts are named in `inference_pio.sources`: `NAME[key]` [H, U, L] and `NAME[value]` [H, N, L], or for every head
+`NAME[key.H]`, transposed [L, U], and `NAME[value.H]` [N, L]. In `NAME` each head's key rows stand before its value rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+
+from inference_pio.verify.stored_rows import StoredRows
+
+_PART = re.compile(r"(.+)\[(?:key|value)(?:\.\d+)?\]")
+
+
+def join_heads(stored: Mapping[str, StoredRows]) -> dict[str, StoredRows]:
+    """The tensors whose parts are in `stored`, by name, whole again."""
+    names = dict.fromkeys(match[1] for name in stored if (match := _PART.fullmatch(name)))
+    return {name: _joined(name, stored) for name in names}
+
+
+def _joined(name: str, stored: Mapping[str, StoredRows]) -> StoredRows:
+    if f"{name}[key]" in stored:
+        key, value = stored[f"{name}[key]"], stored[f"{name}[value]"]
+        heads, sizes, columns = key.shape[0], (key.shape[1], value.shape[1]), key.shape[2]
+        read_head = partial(_batched_head, key, value)
+    else:
+        heads = sum(part.startswith(f"{name}[key.") for part in stored)
+        key, value = stored[f"{name}[key.0]"], stored[f"{name}[value.0]"]
+        sizes, columns = (key.shape[1], value.shape[0]), key.shape[0]
+        read_head = partial(_single_head, name, stored)
+    per_head = sum(sizes)
+
+    def read(start: int, stop: int) -> np.ndarray:
+        first, last = start // per_head, -(-stop // per_head)
+        rows = np.concatenate([read_head(head) for head in range(first, last)])
+        return rows[start - first * per_head : stop - first * per_head]
+
+    return StoredRows(first=0, shape=(heads * per_head, columns), read=read)
+
+
+def _batched_head(key: StoredRows, value: StoredRows, head: int) -> np.ndarray:
+    return np.concatenate([part.rows(head, head + 1)[0] for part in (key, value)])
+
+
+def _single_head(name: str, stored: Mapping[str, StoredRows], head: int) -> np.ndarray:
+    key, value = (stored[f"{name}[{part}.{head}]"] for part in ("key", "value"))
+    return np.concatenate([key.rows(0, key.shape[0]).T, value.rows(0, value.shape[0])])
