@@ -96,7 +96,14 @@ DEEPSEEK_YARN = {**YARN, "mscale": 1.0, "mscale_all_dim": 0.7}
 GLM_SHAPES: dict[str, dict[str, Any]] = {
     "glm": GLM,
     "glm_odd_heads": {**GLM, "num_attention_heads": 3, "num_key_value_heads": 3, "hidden_size": 72, "v_head_dim": 16},
-    "glm_direct_queries": {**GLM, "q_lora_rank": None, "rope_interleave": False, "tie_word_embeddings": True},
+    "glm_dense": {**GLM, "mlp_layer_types": ["dense"] * 3, "v_head_dim": 16},
+    "glm_direct_queries": {
+        **GLM,
+        "mlp_layer_types": ["dense"] * 3,
+        "q_lora_rank": None,
+        "rope_interleave": False,
+        "tie_word_embeddings": True,
+    },
     "glm_bias": {**GLM, "attention_bias": True, "n_shared_experts": 2, "num_experts_per_tok": 1},
     "glm_sparse_first": {**GLM, "mlp_layer_types": ["sparse", "dense", "sparse"], "norm_topk_prob": False},
     "glm_yarn": {**GLM, "rope_parameters": DEEPSEEK_YARN, "routed_scaling_factor": 1.0},

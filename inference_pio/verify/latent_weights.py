@@ -1,7 +1,7 @@
 """The up-projection of latents, which an artifact holds in two parts or by head, as the original's one tensor.
 
 Parts are named in `inference_pio.sources`: `NAME[key]` [H, U, L] and `NAME[value]` [H, N, L], or for every head
-`NAME[key.H]`, transposed [L, U], and `NAME[value.H]` [N, L]. In `NAME` each head's key rows stand before its value rows.
+`NAME[key.H]`, transposed [L, U], and `NAME[value.H]` [N, L]. In `NAME` a head's key rows stand before its value rows.
 """
 
 from __future__ import annotations
@@ -12,27 +12,35 @@ from functools import partial
 
 import numpy as np
 
+from inference_pio.errors import BadInputError
 from inference_pio.verify.stored_rows import StoredRows
 
-_PART = re.compile(r"(.+)\[(?:key|value)(?:\.\d+)?\]")
+_PART = re.compile(r"(.+)\[((?:key|value)(?:\.\d+)?)\]")
 
 
 def join_heads(stored: Mapping[str, StoredRows]) -> dict[str, StoredRows]:
-    """The tensors whose parts are in `stored`, by name, whole again."""
-    names = dict.fromkeys(match[1] for name in stored if (match := _PART.fullmatch(name)))
-    return {name: _joined(name, stored) for name in names}
+    """The tensors whose parts are in `stored`, by name, whole again; raises BadInputError when one lacks a part."""
+    parts: dict[str, dict[str, StoredRows]] = {}
+    for name, rows in stored.items():
+        match = _PART.fullmatch(name)
+        if match:
+            parts.setdefault(match[1], {})[match[2]] = rows
+    return {name: _joined(name, found) for name, found in parts.items()}
 
 
-def _joined(name: str, stored: Mapping[str, StoredRows]) -> StoredRows:
-    if f"{name}[key]" in stored:
-        key, value = stored[f"{name}[key]"], stored[f"{name}[value]"]
+def _joined(name: str, parts: Mapping[str, StoredRows]) -> StoredRows:
+    heads = len(parts) // 2
+    if parts.keys() == {"key", "value"}:
+        key, value = parts["key"], parts["value"]
         heads, sizes, columns = key.shape[0], (key.shape[1], value.shape[1]), key.shape[2]
         read_head = partial(_batched_head, key, value)
-    else:
-        heads = sum(part.startswith(f"{name}[key.") for part in stored)
-        key, value = stored[f"{name}[key.0]"], stored[f"{name}[value.0]"]
+    elif parts.keys() == {f"{kind}.{head}" for kind in ("key", "value") for head in range(heads)}:
+        key, value = parts["key.0"], parts["value.0"]
         sizes, columns = (key.shape[1], value.shape[0]), key.shape[0]
-        read_head = partial(_single_head, name, stored)
+        read_head = partial(_single_head, parts)
+    else:
+        found = ", ".join(f"{name}[{part}]" for part in list(parts)[:3])
+        raise BadInputError(f"the artifact holds {found} and not all parts of the tensor: export the artifact again")
     per_head = sum(sizes)
 
     def read(start: int, stop: int) -> np.ndarray:
@@ -47,6 +55,6 @@ def _batched_head(key: StoredRows, value: StoredRows, head: int) -> np.ndarray:
     return np.concatenate([part.rows(head, head + 1)[0] for part in (key, value)])
 
 
-def _single_head(name: str, stored: Mapping[str, StoredRows], head: int) -> np.ndarray:
-    key, value = (stored[f"{name}[{part}.{head}]"] for part in ("key", "value"))
+def _single_head(parts: Mapping[str, StoredRows], head: int) -> np.ndarray:
+    key, value = parts[f"key.{head}"], parts[f"value.{head}"]
     return np.concatenate([key.rows(0, key.shape[0]).T, value.rows(0, value.shape[0])])
