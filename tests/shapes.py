@@ -75,7 +75,40 @@ MOE_SHAPES: dict[str, dict[str, Any]] = {
     "moe_dense_between": {**MOE, "mlp_only_layers": [1], "norm_topk_prob": False, "attention_bias": True},
     "moe_every_second": {**MOE, "decoder_sparse_step": 2, "moe_intermediate_size": 24, "num_experts": 5},
 }
-ALL_SHAPES = SHAPES | MOE_SHAPES
+
+GLM: dict[str, Any] = {
+    "model_type": "glm4_moe_lite",
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "q_lora_rank": 40,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "head_dim": 8,  # another name of the line above
+    "v_head_dim": 24,
+    "n_routed_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+    "tie_word_embeddings": False,
+}
+DEEPSEEK_YARN = {**YARN, "mscale": 1.0, "mscale_all_dim": 0.7}
+
+GLM_SHAPES: dict[str, dict[str, Any]] = {
+    "glm": GLM,
+    "glm_odd_heads": {**GLM, "num_attention_heads": 3, "num_key_value_heads": 3, "hidden_size": 72, "v_head_dim": 16},
+    "glm_dense": {**GLM, "mlp_layer_types": ["dense"] * 3, "v_head_dim": 16},
+    "glm_direct_queries": {
+        **GLM,
+        "mlp_layer_types": ["dense"] * 3,
+        "q_lora_rank": None,
+        "rope_interleave": False,
+        "tie_word_embeddings": True,
+    },
+    "glm_bias": {**GLM, "attention_bias": True, "n_shared_experts": 2, "num_experts_per_tok": 1},
+    "glm_sparse_first": {**GLM, "mlp_layer_types": ["sparse", "dense", "sparse"], "norm_topk_prob": False},
+    "glm_yarn": {**GLM, "rope_parameters": DEEPSEEK_YARN, "routed_scaling_factor": 1.0},
+}
+ALL_SHAPES = SHAPES | MOE_SHAPES | GLM_SHAPES
 
 
 def write_shape(
@@ -93,6 +126,9 @@ def write_shape(
                 parameter.normal_(1, 0.2)
             else:
                 parameter.normal_(0, 0.1)
+        for key, buffer in model.named_buffers():
+            if key.endswith("e_score_correction_bias"):
+                buffer.normal_(0, 0.2)
     model.to(dtype).save_pretrained(out, max_shard_size=shard_size)
     for file in ("tokenizer.json", "tokenizer_config.json"):
         (out / file).write_bytes((tiny_checkpoint("qwen3") / file).read_bytes())

@@ -199,7 +199,8 @@ def _name(value: ir.Value, layer: LayerGraph | None = None) -> str:
         return "hidden"
     plain = _LAYER.sub("layer/", str(value.name))
     plain = _TENSOR_LAYER.sub(".layer.", plain)
-    return re.sub(r"^past_key_values\.\d+\.", "past.", plain)
+    plain = re.sub(r"^past_key_values\.\d+\.", "past.", plain)
+    return re.sub(r"^present\.\d+\.", "present.", plain)
 
 
 def _type(value: ir.Value) -> ir.TypeProtocol:

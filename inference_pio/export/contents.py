@@ -95,7 +95,8 @@ def make_manifest(
 ) -> Manifest:
     """The manifest of a lowered decoder whose other files are all written."""
     spec, target = plan.spec, plan.target
-    cache = CacheSpec(spec.layers, spec.kv_heads, spec.head_dim, "int8" if plan.int8_cache else "float32")
+    dtype = "int8" if plan.int8_cache else "float32"
+    cache = CacheSpec(spec.layers, spec.kv_heads, spec.head_dim, dtype, list(spec.cache_kinds))
     rounds = any(node.op_type in ROUNDING or rounds_activations(node) for node in model.graph.all_nodes())
     return Manifest(
         producer=f"inference-pio {__version__}",

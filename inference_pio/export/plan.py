@@ -86,10 +86,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions, calibration: Cal
     if options.block_size is not None:
         recipe = recipe.with_block_size(options.block_size)
     _check_overrides(recipe, checkpoint)
-    if options.kv_cache not in KV_CACHES:
-        raise BadInputError(
-            f"--kv-cache {options.kv_cache} is not available on {target.name}: use {' or '.join(KV_CACHES)}"
-        )
+    check_kv_cache(checkpoint, options)
     architecture, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)
     check_tokenizer(checkpoint, spec.vocab_size)
     context = _context_length(spec, options.context_length)
@@ -102,6 +99,21 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions, calibration: Cal
     return ExportPlan(
         architecture, spec, target, hardware, recipe, context, threads, calibration, options.kv_cache == "int8"
     )
+
+
+def check_kv_cache(checkpoint: Checkpoint, options: ExportOptions) -> None:
+    """Raise BadInputError for a cache that the target or the model has no operators for."""
+    if options.kv_cache not in KV_CACHES:
+        raise BadInputError(
+            f"--kv-cache {options.kv_cache} is not available on {options.target}: use {' or '.join(KV_CACHES)}"
+        )
+    if options.kv_cache == "int8":
+        _, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)
+        if spec.mla is not None:
+            raise BadInputError(
+                f"--kv-cache int8 is not available for {spec.model_type}: it caches latents, which no operator of "
+                f"{options.target} reads as int8: leave it out (a latent is small already)"
+            )
 
 
 def _check_overrides(recipe: Recipe, checkpoint: Checkpoint) -> None:

@@ -29,6 +29,7 @@ from inference_pio.verify.expert_weights import (
     read_quantized_experts,
 )
 from inference_pio.verify.integer_products import read_product
+from inference_pio.verify.latent_weights import join_heads
 from inference_pio.verify.stored_rows import (
     Blocks,
     StoredRows,
@@ -66,6 +67,7 @@ class ArtifactWeights:
         self._others: dict[str, StoredRows] = {}
         for value in graph.initializers.values():
             self._add(value)
+        self._others |= join_heads(self._others)
         self._cache_steps = read_cache_steps(graph)
         if not self._others and not self._tables:
             raise BadInputError(f"{model} does not say which tensors its weights are: export the artifact again")

@@ -9,6 +9,7 @@ import torch
 
 from inference_pio.artifact.process import return_freed_memory
 from inference_pio.verify.reference.experts import stream_experts
+from inference_pio.verify.reference.latents import round_latents
 from inference_pio.verify.reference.rounding import RoundingCache, round_activations
 from inference_pio.verify.reference.tensors import load_tensor
 from inference_pio.verify.weights import ModelWeights
@@ -22,6 +23,7 @@ def stream_layer(layer: Any, index: int, weights: ModelWeights, done: Callable[[
     """
     forward, prefix = layer.forward, f"model.layers.{index}."
     steps = weights.cache_steps(index)
+    round_latents(layer, prefix, weights)
     _round_inputs(layer, prefix, weights)
     streamed = stream_experts(layer, prefix, weights)
     if streamed:
