@@ -57,6 +57,7 @@ class DecoderSpec:
     output_bias: bool
     moe: ExpertsSpec | None = None
     sparse: tuple[bool, ...] = ()
+    mlp_bias: bool = False
     edge_tensors: tuple[str, ...] = ("model.embed_tokens.weight", "lm_head.weight")
     """The token table and the head, which recipes may treat more gently than the layers."""
     float_tensors: tuple[str, ...] = ("*.mlp.gate.weight",)

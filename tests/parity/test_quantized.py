@@ -23,7 +23,7 @@ from inference_pio.graphs.quantize import quantize_blocks
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from shapes import original, reference_logits, write_shape
 
-CASES = ["odd_sizes", "odd_heads", "bias", "untied", "window_one_kv_head", "tiny"]
+CASES = ["odd_sizes", "odd_heads", "bias", "untied", "window_one_kv_head", "qwen2", "llama_biases", "mistral", "tiny"]
 LENGTH = 100
 
 
