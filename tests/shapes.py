@@ -66,7 +66,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "odd_heads": {"num_attention_heads": 3, "num_key_value_heads": 3, "hidden_size": 72},
     "bias": {"attention_bias": True, "head_dim": 48},
     "odd_sizes": {"hidden_size": 40, "intermediate_size": 56, "head_dim": 16, "vocab_size": 2049},
-    "qwen2": {"model_type": "qwen2", "head_dim": 24},
+    "qwen2": {"model_type": "qwen2", "hidden_size": 64, "head_dim": 16},
     "qwen2_windows": {
         "model_type": "qwen2",
         "use_sliding_window": True,
