@@ -28,7 +28,7 @@ from inference_pio.runtime.inputs import checked_ids, prompt_ids, split_prompts,
 from inference_pio.runtime.memory import MemoryBudget
 from inference_pio.runtime.prefix_cache import NullPrefixCache, PrefixCache, RadixPrefixCache
 from inference_pio.runtime.request import Request
-from inference_pio.runtime.result import Delta, Result
+from inference_pio.runtime.result import Delta, Result, last_result
 from inference_pio.runtime.sampling_params import SamplingParams
 from inference_pio.runtime.tokenizer import Tokenizer
 
@@ -111,7 +111,7 @@ class Engine:
             for item in items
             for index in range(params.n)
         ]
-        results = [_last(self._run(request)) for request in requests]
+        results = [last_result(self._run(request)) for request in requests]
         return results[0] if single and params.n == 1 else results
 
     def stream(
@@ -134,10 +134,15 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool | None = None,
         cancel: Event | None = None,
     ) -> Result:
-        """Answer a conversation through the checkpoint's chat template; `n > 1` is for `generate`."""
-        return _last(self.stream_chat(messages, params, tools=tools, cancel=cancel))
+        """Answer a conversation through the checkpoint's chat template; `n > 1` is for `generate`.
+
+        `thinking` turns the reasoning on or off where the template has a switch for it. Where it shows reasoning, the
+        result keeps that apart from the text; with `tools` it holds the calls of the answer as well.
+        """
+        return last_result(self.stream_chat(messages, params, tools=tools, thinking=thinking, cancel=cancel))
 
     def stream_chat(
         self,
@@ -145,13 +150,22 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool | None = None,
         cancel: Event | None = None,
     ) -> Iterator[Delta]:
         """As `chat`, yielding deltas as `stream` does."""
-        if self._chat_template is None:
-            self._chat_template = ChatTemplate.load(self.path)
-        text = self._chat_template.render(messages, tools=tools)
-        return self.stream(self.tokenizer.encode(text, add_special_tokens=False), params, cancel=cancel)
+        text, ids = self._chat_prompt(messages, tools, thinking)
+        return self._template().format.answer(self.stream(ids, params, cancel=cancel), text, tools)
+
+    def chat_tokens(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool | None = None,
+    ) -> list[int]:
+        """The token ids that `chat` would run for a conversation."""
+        return self._chat_prompt(messages, tools, thinking)[1]
 
     def logits(self, token_ids: Any, attention_mask: Any = None) -> np.ndarray:
         """Teacher-forced logits: for ids [len] float32 [len, vocabulary].
@@ -195,6 +209,21 @@ class Engine:
     @property
     def _vocab_size(self) -> int:
         return self.manifest.model.vocab_size
+
+    def _template(self) -> ChatTemplate:
+        if self._chat_template is None:
+            self._chat_template = ChatTemplate.load(self.path)
+        return self._chat_template
+
+    def _chat_prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        thinking: bool | None,
+    ) -> tuple[str, list[int]]:
+        template = self._template()
+        text = template.render(messages, tools=tools, variables=template.format.variables(thinking))
+        return text, self.tokenizer.encode(text, add_special_tokens=False)
 
     def _request(self, ids: list[int], params: SamplingParams, index: int, cancel: Event | None) -> Request:
         ids = checked_ids(ids, self._vocab_size, self.context_length)
@@ -245,11 +274,3 @@ class Engine:
                     self._idle.append(sequence)
                 else:
                     sequence.release()
-
-
-def _last(deltas: Iterator[Delta]) -> Result:
-    result = None
-    for delta in deltas:
-        result = delta.result
-    assert result is not None  # the last delta carries it
-    return result
