@@ -10,6 +10,7 @@ from inference_pio.runtime.tool_dialects import CallParser, MalformedCallError, 
 from inference_pio.runtime.tool_schema import ParameterTypes
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+_OPEN_END = "it is not closed"
 
 
 class ToolCallReader:
@@ -22,9 +23,8 @@ class ToolCallReader:
         self.calls: list[ToolCall] = []
         self.problems: list[str] = []
         self._parse, self._types = parse, types
-        self._held = ""
+        self._held, self._searched, self._unfinished = "", 0, _OPEN_END
         self._anything = False
-        self._start_anew()
 
     def push(self, piece: str) -> str:
         """Add text; the text outside calls that is certain now."""
@@ -44,7 +44,7 @@ class ToolCallReader:
             yield left
         rest = len(self._held) if final else certain_length(self._held, OPEN)
         if final and self.calls and not self._held.strip():
-            self._held = ""
+            self._held, self._searched, self._unfinished = "", 0, _OPEN_END
         yield self._take(min(rest, len(self._held)))
 
     def _call(self, final: bool) -> str | None:
@@ -72,7 +72,7 @@ class ToolCallReader:
         return self._take(len(self._held) if end < 0 else end + len(CLOSE))
 
     def _start_anew(self) -> None:
-        self._searched, self._unfinished = 0, "it is not closed"
+        self._searched, self._unfinished = 0, _OPEN_END
 
     def _take(self, size: int) -> str:
         """The first characters of what is held, without white space in front of the first text after a call."""

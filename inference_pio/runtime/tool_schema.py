@@ -46,7 +46,7 @@ def _as(value: Any, kind: str) -> Any:
     if kind == "integer":
         whole = isinstance(value, float) and value.is_integer()
         return int(value) if whole or isinstance(value, int) else None
-    kinds = {"number": (int, float), "object": dict, "array": list}
+    kinds: dict[str, Any] = {"number": (int, float), "object": dict, "array": list}
     return value if kind in kinds and isinstance(value, kinds[kind]) else None
 
 
