@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 from inference_pio.errors import BadInputError
 from inference_pio.runtime.result import Delta, FinishReason, Result, last_result
 from inference_pio.runtime.sampling_params import SamplingParams
+from inference_pio.runtime.values import checked_int
 
 if TYPE_CHECKING:
     from inference_pio.runtime.engine import Engine
 
 Message = Mapping[str, Any]
+
+ANSWER_TOKENS = 512
+"""Kept free for an answer where nothing else is said, but at most half of the context."""
 
 KEPT_SHARE = 0.75
 """Of the budget, once something must be dropped.
@@ -28,7 +32,7 @@ class Conversation:
 
     The system prompt is never dropped, nor is the turn at hand. Of the others whole turns, a user's message with
     everything up to the next one, go oldest first when the prompt would have more than `history_tokens` tokens, which
-    is all of the context but `answer_tokens` by default. `dropped_turns` counts them.
+    is all of the context but `answer_tokens` (512) by default. `dropped_turns` counts them.
     """
 
     def __init__(
@@ -37,22 +41,22 @@ class Conversation:
         system: str | None = None,
         *,
         history_tokens: int | None = None,
-        answer_tokens: int = 512,
+        answer_tokens: int | None = None,
         params: SamplingParams | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         thinking: bool | None = None,
     ) -> None:
         """`params`, `tools` and `thinking` are those of `Engine.chat`; raises BadInputError for impossible budgets."""
-        if isinstance(answer_tokens, bool) or not isinstance(answer_tokens, int) or answer_tokens < 1:
-            raise BadInputError(f"answer_tokens must be a whole number of at least 1, not {answer_tokens!r}")
-        most = engine.context_length - answer_tokens
-        budget = most if history_tokens is None else history_tokens
-        if isinstance(budget, bool) or not isinstance(budget, int) or not 1 <= budget <= most:
+        context = engine.context_length
+        answer = checked_int("answer_tokens", answer_tokens, least=1)
+        most = context - (min(ANSWER_TOKENS, context // 2) if answer is None else answer)
+        budget = checked_int("history_tokens", history_tokens, least=1)
+        self.history_tokens = most if budget is None else budget
+        if not 1 <= self.history_tokens <= most:
             raise BadInputError(
-                f"history_tokens {budget!r} and answer_tokens {answer_tokens} do not fit into the context of "
-                f"{engine.context_length} tokens: lower them"
+                f"the context of {context} tokens leaves {max(most, 0)} for the history beside the answer: lower "
+                "history_tokens or answer_tokens"
             )
-        self.history_tokens = budget
         self.dropped_turns = 0
         self._engine, self._tools, self._thinking = engine, tools, thinking
         self._params = params or SamplingParams()

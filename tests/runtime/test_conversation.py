@@ -155,9 +155,12 @@ def test_tool_calls_and_their_results_belong_to_one_turn(
     ids=str,
 )
 def test_impossible_budgets(engine: Engine, budget: dict[str, Any]):
-    with pytest.raises(BadInputError, match="tokens"):
+    with pytest.raises(BadInputError, match=r"the context of 4096 tokens leaves|_tokens must be"):
         Conversation(engine, **budget)
 
 
-def test_the_budget_is_the_context_without_the_answer(engine: Engine):
+def test_the_budget_is_the_context_without_the_answer(engine: Engine, int8: Path):
+    assert Conversation(engine).history_tokens == engine.context_length - 512
+    with Engine.open(int8, EngineConfig(max_context=64)) as small:
+        assert Conversation(small).history_tokens == 32
     assert Conversation(engine, answer_tokens=100).history_tokens == engine.context_length - 100
