@@ -9,7 +9,7 @@ from typing import Any
 from inference_pio.errors import BadInputError
 from inference_pio.runtime import reasoning as thoughts
 from inference_pio.runtime.result import Delta
-from inference_pio.runtime.tool_dialects import CallParser, find_dialect
+from inference_pio.runtime.tool_dialects import ToolDialect, find_dialect
 from inference_pio.runtime.tool_reader import ToolCallReader
 from inference_pio.runtime.tool_schema import parameter_types
 
@@ -21,13 +21,13 @@ _SWITCHES = ("enable_thinking", "thinking")
 class ChatFormat:
     """`switch` is the template's variable that turns reasoning on and off, None where it has none.
 
-    `reasons` says that answers may begin with reasoning between `<think>` and `</think>`; `parse_call` reads the body
-    of a tool call, and is None where the template shows no calls that we know.
+    `reasons` says that answers may begin with reasoning between `<think>` and `</think>`; `dialect` is how
+    answers write tool calls, None where the template shows no calls that we know.
     """
 
     switch: str | None
     reasons: bool
-    parse_call: CallParser | None
+    dialect: ToolDialect | None
 
     @classmethod
     def read(cls, template: str, variables: frozenset[str]) -> ChatFormat:
@@ -54,7 +54,7 @@ class ChatFormat:
         """The deltas of an answer to `prompt` with reasoning and, where there are tools, calls kept apart."""
         opened = self.reasons and prompt.rstrip().endswith(thoughts.OPEN)
         splitter = thoughts.ReasoningSplitter(opened) if self.reasons else None
-        reader = ToolCallReader(self.parse_call, parameter_types(tools)) if self.parse_call and tools else None
+        reader = ToolCallReader(self.dialect, parameter_types(tools)) if self.dialect and tools else None
         if splitter is None and reader is None:
             return deltas
         return _split(deltas, splitter, reader)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from inference_pio.artifact.printable import printable
 from inference_pio.artifact.strict_json import parse_json
@@ -16,6 +17,8 @@ from inference_pio.runtime.tool_schema import ParameterTypes, typed
 
 CallParser = Callable[[str, ParameterTypes], ToolCall]
 """The body of a call -> the call; raises MalformedCallError or, of these, UnfinishedCallError."""
+
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
 _NAME = re.compile(r"[^\s<>]{1,256}")
 _FUNCTION = re.compile(r"\s*<function=([^>]*)>")
@@ -34,9 +37,21 @@ class UnfinishedCallError(MalformedCallError):
     """A body that ends inside a value, so that the closing tag behind it may have been part of that value."""
 
 
-def find_dialect(template: str) -> CallParser | None:
-    """The parser for the calls that a chat template shows; None where it shows none of these dialects."""
-    return next((parse for mark, parse in _DIALECTS if mark in template), None)
+@dataclass(frozen=True)
+class ToolDialect:
+    """A way of writing calls. `mark` stands in the templates of this dialect and in those of none listed before it.
+
+    `bare` are the tags of the body itself where models are known to leave out the ones around it.
+    """
+
+    mark: str
+    parse: CallParser
+    bare: tuple[str, str] | None = None
+
+
+def find_dialect(template: str) -> ToolDialect | None:
+    """The dialect of the calls that a chat template shows; None where it shows none of these."""
+    return next((dialect for dialect in DIALECTS if dialect.mark in template), None)
 
 
 def parse_json_call(body: str, types: ParameterTypes) -> ToolCall:
@@ -92,12 +107,10 @@ def parse_pairs_call(body: str, types: ParameterTypes) -> ToolCall:
     return _typed_call(name, arguments, types)
 
 
-_DIALECTS: tuple[tuple[str, CallParser], ...] = (
-    ("<function=", parse_xml_call),
-    ("<arg_key>", parse_pairs_call),
-    ("<tool_call>", parse_json_call),
-)
-"""A mark that only templates of the dialect have, or that none of those above have; and the parser."""
+QWEN_CODER = ToolDialect("<function=", parse_xml_call, bare=("<function=", "</function>"))
+GLM = ToolDialect("<arg_key>", parse_pairs_call)
+HERMES = ToolDialect(OPEN, parse_json_call)
+DIALECTS = (QWEN_CODER, GLM, HERMES)
 
 
 def _checked_name(name: object) -> str:

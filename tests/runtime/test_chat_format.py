@@ -124,8 +124,8 @@ def test_closing_the_stream_gives_the_buffers_back(engine: Engine):
 )
 def test_what_a_template_tells(source: str, switch: str | None, reasons: bool, calls: bool):
     found = ChatTemplate(source, {}).format
-    assert (found.switch, found.reasons, found.parse_call is not None) == (switch, reasons, calls)
+    assert (found.switch, found.reasons, found.dialect is not None) == (switch, reasons, calls)
 
 
 def test_the_template_for_tools_counts_as_well():
-    assert ChatTemplate("{{ messages }}", {}, "{{ tools }}<tool_call>").format.parse_call is not None
+    assert ChatTemplate("{{ messages }}", {}, "{{ tools }}<tool_call>").format.dialect is not None

@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 
 from inference_pio.runtime.result import ToolCall
 from inference_pio.runtime.tool_dialects import (
+    GLM,
+    HERMES,
+    QWEN_CODER,
     MalformedCallError,
+    ToolDialect,
     UnfinishedCallError,
     find_dialect,
     parse_json_call,
@@ -24,17 +28,17 @@ TYPES = {"f": {"n": frozenset({"integer"}), "o": frozenset({"object"}), "s": fro
 
 
 @pytest.mark.parametrize(
-    ("template", "parser"),
+    ("template", "dialect"),
     [
-        ('... <tool_call>\\n{"name": <function-name>, "arguments": ...}\\n</tool_call>', parse_json_call),
-        ("<tool_call>\\n<function=' + tool_call.name + '>", parse_xml_call),
-        ("<tool_call>{function-name}<arg_key>{arg-key-1}</arg_key>", parse_pairs_call),
+        ('... <tool_call>\\n{"name": <function-name>, "arguments": ...}\\n</tool_call>', HERMES),
+        ("<tool_call>\\n<function=' + tool_call.name + '>", QWEN_CODER),
+        ("<tool_call>{function-name}<arg_key>{arg-key-1}</arg_key>", GLM),
         ("{{ message.content }}", None),
         ("[TOOL_CALLS]", None),
     ],
 )
-def test_the_template_tells_the_dialect(template: str, parser: Any):
-    assert find_dialect(template) is parser
+def test_the_template_tells_the_dialect(template: str, dialect: ToolDialect | None):
+    assert find_dialect(template) is dialect
 
 
 def test_json():

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference_pio.runtime.result import ToolCall
-from inference_pio.runtime.tool_dialects import CallParser, parse_json_call, parse_pairs_call, parse_xml_call
+from inference_pio.runtime.tool_dialects import GLM, HERMES, QWEN_CODER, ToolDialect
 from inference_pio.runtime.tool_reader import ToolCallReader
 
 
@@ -17,8 +17,8 @@ def call(name: str, arguments: str = "{}") -> str:
     return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
 
 
-def read(pieces: list[str], parse: CallParser = parse_json_call) -> tuple[str, list[ToolCall], list[str]]:
-    reader = ToolCallReader(parse, {})
+def read(pieces: list[str], dialect: ToolDialect = HERMES) -> tuple[str, list[ToolCall], list[str]]:
+    reader = ToolCallReader(dialect, {})
     text = "".join([*map(reader.push, pieces), reader.finish()])
     return text, reader.calls, reader.problems
 
@@ -67,13 +67,13 @@ def test_a_problem_says_which_call_and_why():
 def test_the_other_dialects():
     value = "if a </tool_call> b:\n    pass"
     xml = f"<tool_call>\n<function=run>\n<parameter=code>\n{value}\n</parameter>\n</function>\n</tool_call>"
-    assert read(list(f"So: {xml}"), parse_xml_call) == ("So:", [ToolCall("run", {"code": value})], [])
+    assert read(list(f"So: {xml}"), QWEN_CODER) == ("So:", [ToolCall("run", {"code": value})], [])
     pairs = f"<tool_call>run\n<arg_key>code</arg_key>\n<arg_value>{value}</arg_value>\n</tool_call>"
-    assert read(list(f"{pairs}{pairs}"), parse_pairs_call) == ("", [ToolCall("run", {"code": value})] * 2, [])
+    assert read(list(f"{pairs}{pairs}"), GLM) == ("", [ToolCall("run", {"code": value})] * 2, [])
 
 
 def test_text_is_given_out_as_soon_as_it_is_certain():
-    reader = ToolCallReader(parse_json_call, {})
+    reader = ToolCallReader(HERMES, {})
     assert [reader.push(piece) for piece in ("Hi", " ", "you <", "b> ", "<tool_", "box>", "\n", "<tool_call>{")] == [
         *("Hi", "", " you", " <b>", "", " <tool_box>", "", "")
     ]
@@ -81,9 +81,38 @@ def test_text_is_given_out_as_soon_as_it_is_certain():
     assert reader.push(" !") == " !" and reader.finish() == ""
 
 
-PARTS = st.sampled_from(
-    [*("a", " ", "\n", "<tool_call>", "</tool_call>", "{", '"', "<tool"), call("f"), call("g", '{"s": "</tool_call>"}')]
+FUNCTION = "<function=run>\n<parameter=code>\na </function> b\n</parameter>\n</function>"
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (FUNCTION, ""),
+        (f"{FUNCTION}\n</tool_call>", ""),
+        (f"Look.\n{FUNCTION}\n</tool_call>\nDone.", "Look.\nDone."),
+        (f"<tool_call>\n{FUNCTION}\n</tool_call>", ""),
+        (f"{FUNCTION} </tool", "</tool"),
+    ],
 )
+def test_coder_models_may_leave_out_the_tag_in_front(answer: str, text: str):
+    assert read([answer], QWEN_CODER) == (text, [ToolCall("run", {"code": "a </function> b"})], [])
+    assert read(list(answer), QWEN_CODER) == read([answer], QWEN_CODER)
+
+
+def test_a_bare_function_that_is_malformed_stays_in_the_text():
+    answer = f"Write <function=f> so </function> and {FUNCTION}"
+    text, calls, problems = read(list(answer), QWEN_CODER)
+    assert (text, len(calls)) == ("Write <function=f> so </function> and", 1)
+    assert problems == ["tool call 1 is malformed: it does not end with </function>"]
+
+
+def test_the_other_dialects_know_no_bare_functions():
+    assert read([FUNCTION], HERMES) == (FUNCTION, [], []) == read([FUNCTION], GLM)
+
+
+TAGS = ("<tool_call>", "</tool_call>", "<function=", "</function>", "<tool")
+CALLS = (call("f"), call("g", '{"s": "</tool_call>"}'), FUNCTION)
+PARTS = st.sampled_from([*("a", " ", "\n", "{", '"'), *TAGS, *CALLS])
 
 
 @settings(max_examples=300, deadline=None)
@@ -92,7 +121,8 @@ def test_pieces_make_no_difference(parts: list[str], cuts: list[int]):
     answer = "".join(parts)
     places = sorted({0, len(answer), *(cut for cut in cuts if cut < len(answer))})
     pieces = [answer[start:stop] for start, stop in itertools.pairwise(places)]
-    whole = read([answer])
-    assert read(pieces) == whole == read(list(answer))
-    if not whole[1]:
-        assert whole[0] == answer
+    for dialect in (HERMES, QWEN_CODER, GLM):
+        whole = read([answer], dialect)
+        assert read(pieces, dialect) == whole == read(list(answer), dialect)
+        if not whole[1]:
+            assert whole[0] == answer
