@@ -36,7 +36,8 @@ class CalibrationPlan:
     options: CalibrationOptions
     threads: int
     largest_layer: int
-    widest_input: int
+    widest_gram: int
+    """Columns of the widest weight that second-order rounding works on, 0 for none."""
 
     def format_of(self, tensor: str) -> WeightFormat:
         """The recipe's format of a checkpoint tensor."""
@@ -44,8 +45,7 @@ class CalibrationPlan:
 
     def needs_gram(self, linears: Sequence[str]) -> bool:
         """Whether second-order rounding will ask for X^T X of the input of these linear layers."""
-        bits = [self.format_of(name).bits for name in linears]
-        return self.options.switches.second_order and 4 in bits
+        return self.options.switches.second_order and any(self.format_of(name).bits == 4 for name in linears)
 
     def build(self, checkpoint: Checkpoint) -> ir.Model:
         """The canonical graph with lazy weights."""
@@ -60,8 +60,7 @@ class CalibrationPlan:
         kept = 4 * (spec.heads * spec.head_dim + 3 * spec.hidden_size + spec.intermediate_size) * 600
         activations = 4 * options.length * (6 * spec.hidden_size + 4 * spec.intermediate_size)
         attention = 4 * spec.heads * options.length**2
-        second_order = self.needs_gram(["model.layers.0.mlp.down_proj.weight"])
-        gram = self.widest_input**2 * (24 if self.widest_input <= 4096 else 12) if second_order else 0
+        gram = self.widest_gram**2 * (24 if self.widest_gram <= 4096 else 12)
         return int(BASE_BYTES + LAYER_COPIES * 4 * self.largest_layer + kept + 2 * activations + attention + gram)
 
 
@@ -79,12 +78,13 @@ def plan_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> Cal
             f"samples of {options.length} tokens exceed the model's context of {spec.context_length}: use shorter ones"
         )
     sizes: dict[str, int] = {}
-    widest = 1
+    widest = 0
     for name, info in checkpoint.tensors.items():
         if ".layers." in name:
             layer = name.split(".layers.")[1].split(".")[0]
             sizes[layer] = sizes.get(layer, 0) + math.prod(info.shape)
-            widest = max(widest, info.shape[-1] if len(info.shape) > 1 else 1)
+            if len(info.shape) == 2 and options.switches.second_order and recipe.format_of(name, spec).bits == 4:
+                widest = max(widest, info.shape[-1])
     plan = CalibrationPlan(architecture, spec, recipe, options, threads, max(sizes.values(), default=0), widest)
     needed = plan.expected_memory()
     if options.max_memory is not None and needed > options.max_memory:

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from inference_pio.artifact.files import write_atomically
 from inference_pio.artifact.jsonfile import json_bytes
+from inference_pio.artifact.locking import FolderBusyError, FolderLock
 from inference_pio.calibration.result import FACTS, LAYERS, layer_file
 from inference_pio.errors import BadInputError, ResourceLimitError
 
@@ -35,16 +36,25 @@ class Workspace:
 
     def __enter__(self) -> Workspace:
         try:
-            if not self._may_go_on():
-                shutil.rmtree(self.folder, ignore_errors=True)
-                (self.folder / LAYERS).mkdir(parents=True)
-                write_atomically(self.folder / KEY, lambda file: file.write(self._key))
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = FolderLock(self.folder)
+        except FolderBusyError:
+            raise BadInputError(
+                f"another calibration is writing {self.out}: wait for it or choose another folder"
+            ) from None
         except OSError as error:
+            raise _refused(self.folder, error) from error
+        try:
+            if not self._may_go_on():
+                self._begin()
+        except OSError as error:
+            self._lock.release()
             raise _refused(self.folder, error) from error
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Nothing: what is there lets the next run go on."""
+        """What is there stays, and lets the next run go on."""
+        self._lock.release()
 
     def finished_layers(self) -> int:
         """How many layers need not be computed again; none without the hidden states that the next one reads."""
@@ -100,6 +110,16 @@ class Workspace:
             shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
             raise _refused(self.out, error) from error
+
+    def _begin(self) -> None:
+        """Clear the folder and say what it is for."""
+        for stale in self.folder.iterdir():
+            if stale.is_dir() and not stale.is_symlink():
+                shutil.rmtree(stale)
+            else:
+                stale.unlink()
+        (self.folder / LAYERS).mkdir()
+        write_atomically(self.folder / KEY, lambda file: file.write(self._key))
 
     def _may_go_on(self) -> bool:
         try:

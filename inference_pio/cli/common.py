@@ -116,6 +116,11 @@ def engine_options(function: F) -> F:
         click.option(
             "--verify-hashes", type=click.Choice(["first-open", "always"]), help="When the weights are hashed."
         ),
+        click.option(
+            "--map-weights",
+            type=click.Choice(["auto", "on", "off"]),
+            help="Leave the weights on disk: prepacked once, then mapped. By default where they would not fit.",
+        ),
         click.option("--allow-failed", is_flag=True, help="Open an artifact that failed its accuracy gate."),
     ]
     for option in reversed(options):
@@ -123,7 +128,15 @@ def engine_options(function: F) -> F:
     return function
 
 
-ENGINE_FIELDS = ("threads", "max_memory", "max_context", "prefix_cache_bytes", "verify_hashes", "allow_failed")
+ENGINE_FIELDS = (
+    "threads",
+    "max_memory",
+    "max_context",
+    "prefix_cache_bytes",
+    "verify_hashes",
+    "map_weights",
+    "allow_failed",
+)
 
 
 def engine_config(values: dict[str, Any]) -> Any:

@@ -24,8 +24,9 @@ def open_calibration(
 ) -> Iterator[Calibration | None]:
     """The calibration that `options` ask for, None where the recipe and the cache need none.
 
-    A text is calibrated on in a folder beside `out` that is removed when the export succeeds; after an interruption it
-    lets the next export go on. Raises BadInputError when one is needed and none is asked for, and the other way round.
+    A text is calibrated on in a folder beside `out` that is removed when the export succeeds; after an interruption or
+    a failure it serves the next export. Raises BadInputError when one is needed and none is asked for, and the other
+    way round.
     """
     recipe = find_recipe(options.precision, find_target(options.target).name)
     if options.block_size is not None:
@@ -51,7 +52,8 @@ def open_calibration(
     if folder.is_dir():
         raise BadInputError(f"{folder} is a folder without {FACTS}: give a finished calibration or a text file")
     place = out.with_name(f".{out.name}.calibration")
-    with calibrate(checkpoint.path, place, _options(options), force=True, progress=progress) as made:
+    chosen = _options(options)
+    with calibrate(checkpoint.path, place, chosen, force=True, reuse=True, progress=progress) as made:
         yield made
     shutil.rmtree(place, ignore_errors=True)
 

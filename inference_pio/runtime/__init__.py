@@ -1,6 +1,6 @@
 """The runtime: executes artifacts. Needs no torch, no transformers, no onnx."""
 
-from inference_pio.runtime.config import EngineConfig, VerifyHashes
+from inference_pio.runtime.config import EngineConfig, MapWeights, VerifyHashes
 from inference_pio.runtime.engine import Engine
 from inference_pio.runtime.result import Delta, FinishReason, Result, TokenLogprob, ToolCall, Usage
 from inference_pio.runtime.sampling_params import SamplingParams
@@ -10,6 +10,7 @@ __all__ = [
     "Engine",
     "EngineConfig",
     "FinishReason",
+    "MapWeights",
     "Result",
     "SamplingParams",
     "TokenLogprob",

@@ -18,14 +18,23 @@ class VerifyHashes(str, enum.Enum):
     ALWAYS = "always"
 
 
+class MapWeights(str, enum.Enum):
+    """Whether weights stay in a file that is mapped: always, never, or when they would not fit into memory."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 @dataclass(frozen=True)
 class EngineConfig:
     """Options of `Engine.open`.
 
     `backend` and `device` "auto" take what the artifact was made for. `threads` None uses one per physical core.
     `max_memory` (bytes) bounds weights, caches and the process around them. `max_context` lowers the artifact's
-    context. `prefix_cache_bytes` 0 turns the prefix cache off. `cache_dir` holds the stamps of checked weights; None
-    is ~/.cache/inference-pio. `allow_failed` opens an artifact whose verification failed.
+    context. `prefix_cache_bytes` 0 turns the prefix cache off. `map_weights` lets the weights stay on disk: they are
+    prepacked once into `cache_dir`, and then mapped. `cache_dir` also holds the stamps of checked weights; None is
+    ~/.cache/inference-pio. `allow_failed` opens an artifact whose verification failed.
 
     Raises BadInputError for values out of range.
     """
@@ -37,6 +46,7 @@ class EngineConfig:
     max_context: int | None = None
     prefix_cache_bytes: int = DEFAULT_PREFIX_CACHE_BYTES
     verify_hashes: VerifyHashes | str = VerifyHashes.FIRST_OPEN
+    map_weights: MapWeights | str = MapWeights.AUTO
     cache_dir: Path | None = None
     allow_failed: bool = False
 
@@ -50,8 +60,9 @@ class EngineConfig:
         for name, known in (("backend", ("auto", "ort")), ("device", ("auto", "cpu"))):
             if getattr(self, name) not in known:
                 raise BadInputError(f"{name} '{getattr(self, name)}' is not known: use {' or '.join(known)}")
-        try:
-            object.__setattr__(self, "verify_hashes", VerifyHashes(self.verify_hashes))
-        except ValueError:
-            choices = " or ".join(choice.value for choice in VerifyHashes)
-            raise BadInputError(f"verify_hashes '{self.verify_hashes}' is not known: use {choices}") from None
+        for name, kind in (("verify_hashes", VerifyHashes), ("map_weights", MapWeights)):
+            try:
+                object.__setattr__(self, name, kind(getattr(self, name)))
+            except ValueError:
+                choices = " or ".join(choice.value for choice in kind)
+                raise BadInputError(f"{name} '{getattr(self, name)}' is not known: use {choices}") from None

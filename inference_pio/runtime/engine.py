@@ -25,6 +25,7 @@ from inference_pio.runtime.config import EngineConfig, VerifyHashes
 from inference_pio.runtime.cpu import check_cpu_class, physical_cores
 from inference_pio.runtime.generation import CHUNK_TOKENS, decode, prefill
 from inference_pio.runtime.inputs import checked_ids, prompt_ids, split_prompts, unpad
+from inference_pio.runtime.mapped.choice import mapped_graph
 from inference_pio.runtime.memory import MemoryBudget
 from inference_pio.runtime.prefix_cache import NullPrefixCache, PrefixCache, RadixPrefixCache
 from inference_pio.runtime.request import Request
@@ -35,6 +36,9 @@ from inference_pio.runtime.tokenizer import Tokenizer
 PROCESS_BYTES = 150 << 20
 """Interpreter, libraries and activations, counted against `max_memory`."""
 
+MAPPED_SHARE = 0.1
+"""Of weights that are mapped, what may be in memory for good: one of them while it is packed, and small tensors."""
+
 FILES_READ = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 """Files that the engine reads by name, besides the graphs."""
 
@@ -42,7 +46,8 @@ FILES_READ = ("generation_config.json", "tokenizer.json", "tokenizer_config.json
 class Engine:
     """An open artifact. Use it as a context manager or call `close`."""
 
-    def __init__(self, artifact: Artifact, config: EngineConfig) -> None:
+    def __init__(self, artifact: Artifact, config: EngineConfig, mapped: Path | None = None) -> None:
+        """`mapped` is the prepacked form of the artifact's graph, where its weights stay on disk."""
         self.manifest: Manifest = artifact.manifest
         self.path = artifact.path
         artifact.refuse_unlisted(FILES_READ)
@@ -51,7 +56,9 @@ class Engine:
         self._generation_config = read_json_object(artifact.file("generation_config.json"))
         self._chat_template: ChatTemplate | None = None
         self._budget = MemoryBudget(config.max_memory)
-        self._budget.take(self.manifest.memory.weight_bytes + PROCESS_BYTES, "loading the weights")
+        weights = self.manifest.memory.weight_bytes
+        kept = weights if mapped is None else int(MAPPED_SHARE * weights)
+        self._budget.take(kept + PROCESS_BYTES, "loading the weights")
         self._budget.take(config.prefix_cache_bytes, "the prefix cache")
         self.prefix_cache: PrefixCache = (
             RadixPrefixCache(CHUNK_TOKENS, config.prefix_cache_bytes)
@@ -61,7 +68,7 @@ class Engine:
         self._turn = Lock()
         self._idle: list[OrtSequence] = []
         self._backend: OrtBackend | None = OrtBackend(
-            artifact.path, self.manifest, config.threads or physical_cores(), self._budget
+            artifact.path, self.manifest, config.threads or physical_cores(), self._budget, mapped
         )
 
     @classmethod
@@ -84,9 +91,10 @@ class Engine:
         check_cpu_class(artifact.manifest.requires.cpu_classes)
         cache_dir = config.cache_dir or Path.home() / ".cache" / "inference-pio"
         stamps = StampCache(cache_dir) if config.verify_hashes is VerifyHashes.FIRST_OPEN else None
+        mapped = mapped_graph(artifact, config, cache_dir, stamps)
         with ThreadPoolExecutor(max_workers=1) as pool:
             hashed = pool.submit(artifact.check_large_files, stamps)
-            engine = cls(artifact, config)
+            engine = cls(artifact, config, mapped)
             hashed.result()
         return engine
 

@@ -34,25 +34,38 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-class OrtBackend:
-    """A decoder graph in an ONNX Runtime session on the CPU."""
+def session_entries(ort: Any) -> dict[str, str]:
+    """Session options by name that this CPU needs."""
+    return {PRECISE_PRODUCTS: "1"} if products_saturate(ort) else {}
 
-    def __init__(self, folder: Path, manifest: Manifest, threads: int, budget: MemoryBudget) -> None:
+
+def session_options(ort: Any, threads: int) -> Any:
+    """The options of every session."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # errors are raised, and need not be printed as well
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    for name, value in session_entries(ort).items():
+        options.add_session_config_entry(name, value)
+    return options
+
+
+class OrtBackend:
+    """A decoder graph in an ONNX Runtime session on the CPU; `mapped` is its prepacked form, where that is used."""
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, threads: int, budget: MemoryBudget, mapped: Path | None = None
+    ) -> None:
         ort = import_onnxruntime()
         _check_version(ort.__version__, manifest.requires.packages.get("onnxruntime", "0"))
         self.ort = ort
         self.spec: CacheSpec = manifest.cache
         self.vocab_size = manifest.model.vocab_size
         self.budget = budget
-        options = ort.SessionOptions()
-        options.log_severity_level = 4  # errors are raised, and need not be printed as well
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        if products_saturate(ort):
-            options.add_session_config_entry(PRECISE_PRODUCTS, "1")
+        options = session_options(ort, threads)
         try:
             self.session = ort.InferenceSession(
-                str(folder / manifest.graphs[0].file), options, providers=["CPUExecutionProvider"]
+                str(mapped or folder / manifest.graphs[0].file), options, providers=["CPUExecutionProvider"]
             )
         except _ort_errors(ort) as error:
             raise BadInputError(f"{folder} cannot be loaded by ONNX Runtime: {_first_line(error)}") from None
