@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,9 @@ class VisionPlugin(ArtifactPlugin):
     """An `ArtifactPlugin` whose `infer` also takes a text with an image."""
 
     def infer(self, data: Any) -> str:
-        """The answer to a text, or to `{"text": ..., "image": path or array}`; raises as `generate_text` does."""
+        """The answer to a text, or to `{"text": ..., "image": ...}`: an image as `Engine.chat` takes it, a path or an
+        array. Raises as `generate_text` does.
+        """
         if not isinstance(data, Mapping):
             return super().infer(data)
         unknown = [str(key) for key in data if key not in ("text", "image")]
@@ -28,14 +29,5 @@ class VisionPlugin(ArtifactPlugin):
             return ""
         if image is None:
             return super().infer(text)
-        content = [{"type": "image", "image": _image(image)}, {"type": "text", "text": text}]
+        content = [{"type": "image", "image": image}, {"type": "text", "text": text}]
         return str(self.chat_completion([{"role": "user", "content": content}]))
-
-
-def _image(image: Any) -> Any:
-    """A path as text, or the array itself."""
-    if isinstance(image, (str, os.PathLike)):
-        return os.fspath(image)
-    if hasattr(image, "shape") and hasattr(image, "dtype"):
-        return image
-    raise BadInputError(f"an image is a path or an array, not {type(image).__name__}")

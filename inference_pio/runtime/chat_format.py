@@ -49,10 +49,10 @@ class ChatFormat:
         return {self.switch: thinking}
 
     def answer(
-        self, deltas: Iterator[Delta], prompt: str, tools: Sequence[Mapping[str, Any]] | None
+        self, deltas: Iterator[Delta], ending: str, tools: Sequence[Mapping[str, Any]] | None
     ) -> Iterator[Delta]:
-        """The deltas of an answer to `prompt` with reasoning and, where there are tools, calls kept apart."""
-        opened = self.reasons and prompt.rstrip().endswith(thoughts.OPEN)
+        """The deltas of the answer to a prompt that ends so, with reasoning and the calls of `tools` kept apart."""
+        opened = self.reasons and ending.rstrip().endswith(thoughts.OPEN)
         splitter = thoughts.ReasoningSplitter(opened) if self.reasons else None
         reader = ToolCallReader(self.dialect, parameter_types(tools)) if self.dialect and tools else None
         if splitter is None and reader is None:

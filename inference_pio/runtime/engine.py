@@ -39,6 +39,9 @@ PROCESS_BYTES = 150 << 20
 MAPPED_SHARE = 0.1
 """Of weights that are mapped, what may be in memory for good: one of them while it is packed, and small tensors."""
 
+ENDING_TOKENS = 16
+"""Of a chat's prompt, in which it shows whether the reasoning was opened."""
+
 FILES_READ = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 """Files that the engine reads by name, besides the graphs."""
 
@@ -162,8 +165,9 @@ class Engine:
         cancel: Event | None = None,
     ) -> Iterator[Delta]:
         """As `chat`, yielding deltas as `stream` does."""
-        text, ids = self._chat_prompt(messages, tools, thinking)
-        return self._template().format.answer(self.stream(ids, params, cancel=cancel), text, tools)
+        ids = self.chat_tokens(messages, tools=tools, thinking=thinking)
+        ending = self.tokenizer.decode(ids[-ENDING_TOKENS:], skip_special_tokens=False)
+        return self._template().format.answer(self.stream(ids, params, cancel=cancel), ending, tools)
 
     def chat_tokens(
         self,
@@ -173,7 +177,9 @@ class Engine:
         thinking: bool | None = None,
     ) -> list[int]:
         """The token ids that `chat` would run for a conversation."""
-        return self._chat_prompt(messages, tools, thinking)[1]
+        template = self._template()
+        text = template.render(messages, tools=tools, variables=template.format.variables(thinking))
+        return self.tokenizer.encode(text, add_special_tokens=False)
 
     def logits(self, token_ids: Any, attention_mask: Any = None) -> np.ndarray:
         """Teacher-forced logits: for ids [len] float32 [len, vocabulary].
@@ -222,16 +228,6 @@ class Engine:
         if self._chat_template is None:
             self._chat_template = ChatTemplate.load(self.path)
         return self._chat_template
-
-    def _chat_prompt(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None,
-        thinking: bool | None,
-    ) -> tuple[str, list[int]]:
-        template = self._template()
-        text = template.render(messages, tools=tools, variables=template.format.variables(thinking))
-        return text, self.tokenizer.encode(text, add_special_tokens=False)
 
     def _request(self, ids: list[int], params: SamplingParams, index: int, cancel: Event | None) -> Request:
         ids = checked_ids(ids, self._vocab_size, self.context_length)

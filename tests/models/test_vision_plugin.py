@@ -37,15 +37,13 @@ def plugin(engine: StubEngine, monkeypatch: pytest.MonkeyPatch) -> VisionPlugin:
     return made
 
 
-@pytest.mark.parametrize(
-    ("image", "given"), [("cat.png", "cat.png"), (Path("a") / "cat.png", str(Path("a") / "cat.png")), (IMAGE, IMAGE)]
-)
-def test_text_and_image(plugin: VisionPlugin, engine: StubEngine, image: Any, given: Any):
+@pytest.mark.parametrize("image", ["cat.png", Path("a") / "cat.png", IMAGE], ids=["text", "path", "array"])
+def test_text_and_image(plugin: VisionPlugin, engine: StubEngine, image: Any):
     assert plugin.infer({"text": "What is it?", "image": image}) == "a cat"
     ((message,),) = engine.asked
     assert message["role"] == "user"
     first, second = message["content"]
-    assert (first["type"] == "image" and first["image"] is given) or first["image"] == given
+    assert first["type"] == "image" and first["image"] is image
     assert second == {"type": "text", "text": "What is it?"}
 
 
@@ -69,8 +67,6 @@ def test_no_text(plugin: VisionPlugin, engine: StubEngine, data: Any):
         ({"image": IMAGE}, "there is no text"),
         ({"text": "a", "images": [IMAGE]}, "without images"),
         ({"text": 5, "image": IMAGE}, "takes a text, not int"),
-        ({"text": "a", "image": 5}, "an image is a path or an array, not int"),
-        ({"text": "a", "image": [[0]]}, "an image is a path or an array, not list"),
     ],
 )
 def test_refused(plugin: VisionPlugin, data: Any, words: str):
