@@ -51,4 +51,4 @@ def scripted(answer: str, finish: FinishReason = FinishReason.STOP) -> Iterator[
 def say(engine: Engine, monkeypatch: pytest.MonkeyPatch, *answers: str, **more: Any) -> None:
     """Let the engine give these answers, one per request, instead of running its model."""
     left = list(answers)
-    monkeypatch.setattr(engine, "stream", lambda *_, **__: scripted(left.pop(0), **more))
+    monkeypatch.setattr(engine, "_run", lambda _: scripted(left.pop(0), **more))

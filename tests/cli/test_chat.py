@@ -37,7 +37,7 @@ def test_reasoning_can_be_turned_off(artifact: Path, capsys: pytest.CaptureFixtu
 def test_reasoning_goes_to_standard_error(
     artifact: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(Engine, "stream", lambda *_, **__: scripted("I think.\n</think>\n\nHello!"))
+    monkeypatch.setattr(Engine, "_run", lambda *_: scripted("I think.\n</think>\n\nHello!"))
     assert main.run(["chat", str(artifact), "-m", "Hello"]) == 0
     assert capsys.readouterr() == ("Hello!\n", "I think.\n\n")
 
