@@ -89,17 +89,22 @@ class GraphFacts:
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """The key/value cache: per layer two tensors [batch, kv_heads, length, head_dim] of `dtype`, float32 or int8."""
+    """The key/value cache: per layer one tensor of each of `kinds`, [batch, kv_heads, length, head_dim] of `dtype`.
+
+    Tensors are called `past_key_values.N.KIND` and `present.N.KIND`; a `latent` is a row that keys and values of all
+    heads are made of. `dtype` is float32 or int8.
+    """
 
     layers: int
     kv_heads: int
     head_dim: int
     dtype: str
+    kinds: list[str] = field(default_factory=lambda: ["key", "value"])
 
     @property
     def bytes_per_token(self) -> int:
         """What one token takes in all layers."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * CACHE_ITEM_BYTES[self.dtype]
+        return len(self.kinds) * self.layers * self.kv_heads * self.head_dim * CACHE_ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)

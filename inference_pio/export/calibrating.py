@@ -14,6 +14,7 @@ from inference_pio.calibration.result import FACTS, Calibration
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError
 from inference_pio.export.options import ExportOptions
+from inference_pio.export.plan import check_kv_cache
 from inference_pio.graphs.targets import find_target
 from inference_pio.graphs.weights import RowReader
 
@@ -31,6 +32,7 @@ def open_calibration(
     recipe = find_recipe(options.precision, find_target(options.target).name)
     if options.block_size is not None:
         recipe = recipe.with_block_size(options.block_size)
+    check_kv_cache(checkpoint, options)
     needed = recipe.calibrated or options.kv_cache == "int8"
     if not needed:
         if options.calibration is not None:

@@ -38,6 +38,7 @@ from inference_pio.export.genai_config import genai_config
 from inference_pio.export.plan import Estimate, ExportPlan
 from inference_pio.graphs.architectures import decoder_config
 from inference_pio.graphs.blocks.rope import RopeSpec
+from inference_pio.graphs.rewrites.expert_kernels import rounds_activations
 from inference_pio.graphs.spec import DecoderSpec, VisionSpec
 from inference_pio.graphs.targets.target import RewriteReport
 from inference_pio.version import __version__
@@ -52,7 +53,9 @@ NOT_IN_FINGERPRINT = re.compile(
     r"(licen[sc]e|notice|copying|use_policy).*|genai_config\.json|config\.json|calibration\.json", re.IGNORECASE
 )
 ROUNDING = {"MatMulNBits", "MatMulIntegerToFloat"}
-"""Operators whose activations are rounded, by themselves or by the nodes before them."""
+"""Operators whose activations are always rounded, by themselves or by the nodes before them."""
+PER_LAYER_KEYS = {"layer_types", "mlp_layer_types"}
+"""Lists in config.json with one entry per layer."""
 GRAPH_FILES = {"decoder": "model.onnx", "vision": "vision.onnx"}
 """Of every graph, by role; its weights lie beside it."""
 DTYPES = {
@@ -79,8 +82,8 @@ def copy_checkpoint_files(source: Checkpoint, plan: ExportPlan, decoder: ir.Mode
     decoder_part = decoder_config(config)
     if plan.spec.layers != decoder_part["num_hidden_layers"]:
         decoder_part["num_hidden_layers"] = plan.spec.layers
-        if decoder_part.get("layer_types"):
-            decoder_part["layer_types"] = decoder_part["layer_types"][: plan.spec.layers]
+        for key in PER_LAYER_KEYS & decoder_part.keys():
+            decoder_part[key] = decoder_part[key] and decoder_part[key][: plan.spec.layers]
     writer.add("config.json", json_bytes(config))
     generation = source.generation_config or {}
     writer.add("generation_config.json", json_bytes(generation or _generation_from(config)))
@@ -107,10 +110,12 @@ def make_manifest(
 ) -> Manifest:
     """The manifest of lowered graphs, by role, whose other files are all written."""
     spec, target = plan.spec, plan.target
-    cache = CacheSpec(spec.layers, spec.kv_heads, spec.head_dim, "int8" if plan.int8_cache else "float32")
+    dtype = "int8" if plan.int8_cache else "float32"
+    cache = CacheSpec(spec.layers, spec.kv_heads, spec.head_dim, dtype, list(spec.cache_kinds))
     positions, vision = _positions(spec.rope), _vision(spec.vision)
     hashed = {n: f for n, f in files.items() if not NOT_IN_FINGERPRINT.fullmatch(n)}
     operators = [node for model in models.values() for node in model.graph.all_nodes()]
+    rounds = any(node.op_type in ROUNDING or rounds_activations(node) for node in operators)
     return Manifest(
         producer=f"inference-pio {__version__}",
         fingerprint=fingerprint(hashed, cache, positions, vision),
@@ -131,7 +136,7 @@ def make_manifest(
         hardware=plan.hardware.name,
         recipe=RecipeFacts(
             _text(plan.recipe.name),
-            {"layers": str(plan.recipe.layers), "edges": str(plan.recipe.edges)},
+            plan.recipe.formats(spec),
             {pattern: str(chosen) for pattern, chosen in plan.recipe.overrides},
         ),
         requires=Requires(
@@ -145,7 +150,7 @@ def make_manifest(
             padding=target.padding,
             compact_cache=target.compact_cache,
             shared_cache_buffer=target.shared_cache_buffer,
-            rounds_activations=any(node.op_type in ROUNDING for node in operators) or plan.int8_cache,
+            rounds_activations=rounds or plan.int8_cache,
         ),
         memory=Memory(files[weights_file("decoder")].size, cache.bytes_per_token),
         accuracy=None,

@@ -18,6 +18,7 @@ from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.export.options import ExportOptions
 from inference_pio.export.preprocessor_files import check_preprocessors
+from inference_pio.export.side_bytes import IN_MEMORY
 from inference_pio.export.tokenizer_files import check_tokenizer
 from inference_pio.export.weight_writer import data_bytes
 from inference_pio.graphs.architectures import read_decoder
@@ -27,7 +28,7 @@ from inference_pio.graphs.rewrites.rewrite import LoweringContext
 from inference_pio.graphs.spec import DecoderSpec
 from inference_pio.graphs.targets import find_target
 from inference_pio.graphs.targets.target import Target
-from inference_pio.graphs.weights import CHUNK_ELEMENTS, recipe_of
+from inference_pio.graphs.weights import CHUNK_ELEMENTS
 
 KV_CACHES = ("fp32", "int8")
 
@@ -87,10 +88,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions, calibration: Cal
     if options.block_size is not None:
         recipe = recipe.with_block_size(options.block_size)
     _check_overrides(recipe, checkpoint)
-    if options.kv_cache not in KV_CACHES:
-        raise BadInputError(
-            f"--kv-cache {options.kv_cache} is not available on {target.name}: use {' or '.join(KV_CACHES)}"
-        )
+    check_kv_cache(checkpoint, options)
     architecture, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)
     check_tokenizer(checkpoint, spec.vocab_size)
     check_preprocessors(checkpoint, spec.vision)
@@ -104,6 +102,21 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions, calibration: Cal
     return ExportPlan(
         architecture, spec, target, hardware, recipe, context, threads, calibration, options.kv_cache == "int8"
     )
+
+
+def check_kv_cache(checkpoint: Checkpoint, options: ExportOptions) -> None:
+    """Raise BadInputError for a cache that the target or the model has no operators for."""
+    if options.kv_cache not in KV_CACHES:
+        raise BadInputError(
+            f"--kv-cache {options.kv_cache} is not available on {options.target}: use {' or '.join(KV_CACHES)}"
+        )
+    if options.kv_cache == "int8":
+        _, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)
+        if spec.mla is not None:
+            raise BadInputError(
+                f"--kv-cache int8 is not available for {spec.model_type}: it caches latents, which no operator of "
+                f"{options.target} reads as int8: leave it out (a latent is small already)"
+            )
 
 
 def _check_overrides(recipe: Recipe, checkpoint: Checkpoint) -> None:
@@ -127,11 +140,9 @@ def _context_length(spec: DecoderSpec, asked: int | None) -> int:
 
 def estimate(models: Collection[ir.Model], threads: int) -> Estimate:
     """Memory and disk that writing the lowered `models` takes."""
-    values = [value for model in models for value in model.graph.initializers.values()]
-    sides = [v.const_value.nbytes for v in values if v.const_value and (r := recipe_of(v)) is not None and r.side]
     chunks = (threads + 2) * CHUNK_COPIES * CHUNK_ELEMENTS * 4
     weights = sum(data_bytes(model.graph) for model in models)
-    return Estimate(BASE_BYTES + chunks + 2 * max(sides, default=0), weights, weights + OTHER_FILES_BYTES)
+    return Estimate(BASE_BYTES + chunks + IN_MEMORY, weights, weights + OTHER_FILES_BYTES)
 
 
 def fit_resources(

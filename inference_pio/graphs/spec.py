@@ -69,9 +69,31 @@ class VisionSpec:
 
 
 @dataclass(frozen=True)
-class DecoderSpec:
-    """A decoder with grouped-query attention, dense or with experts in the layers where `sparse` is true.
+class MlaSpec:
+    """Multi-head latent attention: keys and values of all heads are made of one latent of `kv_rank` channels.
 
+    A query or key head has `nope_dim` channels that know no position and `rope_dim` that are rotated; the rotated part
+    of the key is one for all heads. A value head has `value_dim` channels. Queries pass `q_rank` channels on their
+    way, or none (None). `scale` multiplies scores, `norm_epsilon` is that of the norms of both latents; `interleaved`
+    rotates neighbouring channels instead of halves.
+    """
+
+    q_rank: int | None
+    kv_rank: int
+    nope_dim: int
+    rope_dim: int
+    value_dim: int
+    scale: float
+    norm_epsilon: float
+    interleaved: bool
+
+
+@dataclass(frozen=True)
+class DecoderSpec:
+    """A decoder with grouped-query or latent (`mla`) attention, dense or with experts where `sparse` is true.
+
+    What a layer caches of a token is `cache_kinds` times `kv_heads` rows of `head_dim` numbers; latent attention has
+    one row of `kv_rank + rope_dim`, and its bias flags are those of the projections into latents and out of heads.
     `windows` has one entry per layer: the number of positions a token sees, itself included, or None for all.
     `context_length` is the number of positions that the original handles consistently. Tensor names begin with
     `prefix`; a decoder with `vision` takes images.
@@ -94,6 +116,10 @@ class DecoderSpec:
     output_bias: bool
     moe: ExpertsSpec | None = None
     sparse: tuple[bool, ...] = ()
+    mla: MlaSpec | None = None
+    unused_tensors: tuple[str, ...] = ()
+    """Patterns of tensors that the checkpoint stores and the decoder does not use."""
+    mlp_bias: bool = False
     edge_tensors: tuple[str, ...] = ("model.embed_tokens.weight", "lm_head.weight")
     """The token table and the head, which recipes may treat more gently than the layers."""
     float_tensors: tuple[str, ...] = ("*.mlp.gate.weight",)
@@ -104,6 +130,11 @@ class DecoderSpec:
     @property
     def layers(self) -> int:
         return len(self.windows)
+
+    @property
+    def cache_kinds(self) -> tuple[str, ...]:
+        """The names of a layer's cache tensors."""
+        return ("key", "value") if self.mla is None else ("latent",)
 
     def experts(self, layer: int) -> ExpertsSpec | None:
         """The experts of a layer, or None where it is dense."""

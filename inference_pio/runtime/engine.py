@@ -23,13 +23,13 @@ from inference_pio.runtime.backends.ort import OrtBackend, OrtSequence
 from inference_pio.runtime.config import EngineConfig, VerifyHashes
 from inference_pio.runtime.cpu import check_cpu_class, physical_cores
 from inference_pio.runtime.generation import CHUNK_TOKENS, decode, prefill
-from inference_pio.runtime.inputs import split_prompts, unpad
+from inference_pio.runtime.inputs import checked_ids, split_prompts, unpad
 from inference_pio.runtime.mapped.choice import mapped_graph
 from inference_pio.runtime.memory import MemoryBudget
 from inference_pio.runtime.prefix_cache import NullPrefixCache, PrefixCache, RadixPrefixCache
 from inference_pio.runtime.prompts import Prepared, PromptReader, checked_images
 from inference_pio.runtime.request import Request
-from inference_pio.runtime.result import Delta, Result
+from inference_pio.runtime.result import Delta, Result, last_result
 from inference_pio.runtime.sampling_params import SamplingParams
 from inference_pio.runtime.tokenizer import Tokenizer
 from inference_pio.runtime.vision.input import VisionInput
@@ -40,6 +40,9 @@ PROCESS_BYTES = 150 << 20
 
 MAPPED_SHARE = 0.1
 """Of weights that are mapped, what may be in memory for good: one of them while it is packed, and small tensors."""
+
+ENDING_TOKENS = 16
+"""Of a chat's prompt, in which it shows whether the reasoning was opened."""
 
 FILES_READ = (
     "generation_config.json",
@@ -82,7 +85,7 @@ class Engine:
         if self.manifest.vision is not None:
             self._budget.take(config.image_cache_bytes, "the cache of image features")
             self.vision = VisionInput(artifact, self.manifest.vision, self.tokenizer, threads, self._budget, config)
-        self._prompts = PromptReader(self.path, self.tokenizer, self.vision, self._vocab_size, self.context_length)
+        self._prompts = PromptReader(self.path, self.tokenizer, self.vision, self._vocab_size)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], config: EngineConfig | None = None) -> Engine:
@@ -133,7 +136,7 @@ class Engine:
             raise BadInputError("images go with a single prompt: call generate once per prompt")
         prepared = [self._prompts.prompt(item, images) for item in items]
         requests = [self._request(each, params, index, cancel) for each in prepared for index in range(params.n)]
-        results = [_last(self._run(request)) for request in requests]
+        results = [last_result(self._run(request)) for request in requests]
         return results[0] if single and params.n == 1 else results
 
     def stream(
@@ -161,13 +164,16 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool | None = None,
         cancel: Event | None = None,
     ) -> Result:
         """Answer a conversation through the checkpoint's chat template; `n > 1` is for `generate`.
 
-        Contents may be lists of parts with images and videos; see `runtime.vision.messages`.
+        `thinking` turns the reasoning on or off where the template has a switch for it. Where it shows reasoning, the
+        result keeps that apart from the text; with `tools` it holds the calls of the answer as well. Contents may be
+        lists of parts with images and videos; see `runtime.vision.messages`.
         """
-        return _last(self.stream_chat(messages, params, tools=tools, cancel=cancel))
+        return last_result(self.stream_chat(messages, params, tools=tools, thinking=thinking, cancel=cancel))
 
     def stream_chat(
         self,
@@ -175,13 +181,27 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool | None = None,
         cancel: Event | None = None,
     ) -> Iterator[Delta]:
         """As `chat`, yielding deltas as `stream` does."""
         params = params or SamplingParams()
         if params.n != 1:
             raise BadInputError("a conversation has one answer at a time: use n=1, and call again for another")
-        return self._run(self._request(self._prompts.conversation(messages, tools), params, 0, cancel))
+        prepared = self._prompts.conversation(messages, tools, thinking)
+        ending = self.tokenizer.decode(prepared[0][-ENDING_TOKENS:], skip_special_tokens=False)
+        deltas = self._run(self._request(prepared, params, 0, cancel))
+        return self._prompts.template.format.answer(deltas, ending, tools)
+
+    def chat_tokens(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool | None = None,
+    ) -> list[int]:
+        """The token ids that `chat` would run for a conversation."""
+        return self._prompts.conversation(messages, tools, thinking)[0]
 
     def logits(self, token_ids: Any, attention_mask: Any = None, images: Sequence[Any] = ()) -> np.ndarray:
         """Teacher-forced logits: for ids [len] float32 [len, vocabulary].
@@ -204,6 +224,7 @@ class Engine:
     def stream_logits(self, token_ids: Any, images: Sequence[Any] = ()) -> Iterator[np.ndarray]:
         """As `logits` of one row of ids, a chunk of at most 128 positions at a time: float32 [chunk, vocabulary]."""
         ids, placed = self._prompts.prompt(token_ids, images)
+        ids = checked_ids(ids, self._vocab_size, self.context_length)
         if self._backend is None:
             raise BadInputError("the engine is closed: open the artifact again")
         return self._logit_chunks(np.asarray(ids, np.int64), placed)
@@ -232,7 +253,7 @@ class Engine:
         return self.manifest.model.vocab_size
 
     def _request(self, prepared: Prepared, params: SamplingParams, index: int, cancel: Event | None) -> Request:
-        ids, images = prepared
+        ids, images = checked_ids(prepared[0], self._vocab_size, self.context_length), prepared[1]
         sampling = params.resolve(self._generation_config, self.context_length - len(ids))
         return Request(ids, sampling, index, cancel or Event(), images)
 
@@ -283,11 +304,3 @@ class Engine:
                     self._idle.append(sequence)
                 else:
                     sequence.release()
-
-
-def _last(deltas: Iterator[Delta]) -> Result:
-    result = None
-    for delta in deltas:
-        result = delta.result
-    assert result is not None  # the last delta carries it
-    return result

@@ -16,7 +16,7 @@ from inference_pio.runtime.vision.preprocess import Patches
 from inference_pio.runtime.vision.prompt import PromptImages
 
 Prepared = tuple[list[int], PromptImages | None]
-"""Token ids, checked, and the images in them if there are any."""
+"""Token ids, not yet held against vocabulary and context, and the images in them if there are any."""
 
 
 def checked_images(images: Any) -> Sequence[Any]:
@@ -29,35 +29,44 @@ def checked_images(images: Any) -> Sequence[Any]:
 class PromptReader:
     """Reads the prompts of one model; `vision` is None where it takes text only. Threads may share it."""
 
-    def __init__(
-        self, folder: Path, tokenizer: Tokenizer, vision: VisionInput | None, vocab: int, context: int
-    ) -> None:
+    def __init__(self, folder: Path, tokenizer: Tokenizer, vision: VisionInput | None, vocab_size: int) -> None:
         self._folder, self._tokenizer, self._vision = folder, tokenizer, vision
-        self._vocab_size, self._context_length = vocab, context
+        self._vocab_size = vocab_size
         self._chat_template: ChatTemplate | None = None
 
     def prompt(self, prompt: str | Sequence[int], images: Sequence[Any] = ()) -> Prepared:
         """A text, tokenized as the checkpoint's tokenizer does, or ids; both may hold placeholders of `images`.
 
-        Ids without images are taken as they are, placeholders too. Raises BadInputError as `VisionInput.prepare` and
-        `checked_ids` do.
+        Ids without images are taken as they are, placeholders too. Raises BadInputError as `VisionInput.prepare` does.
         """
         images = checked_images(images)
         if isinstance(prompt, str):
             return self._text(prompt, True, images, [])
-        ids = self._checked(prompt)
-        return self._with_images(ids, images) if images else (ids, None)
+        ids = prompt_ids(prompt, self._tokenizer)
+        if not images:
+            return ids, None
+        return self._needed_vision().prepare(checked_ids(ids, self._vocab_size, len(ids)), images)
+
+    @property
+    def template(self) -> ChatTemplate:
+        """The chat template, read at its first use; raises BadInputError where there is none."""
+        if self._chat_template is None:
+            self._chat_template = ChatTemplate.load(self._folder)
+        return self._chat_template
 
     def conversation(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool | None = None,
     ) -> Prepared:
         """A conversation through the chat template, with the images and videos in its messages."""
         bare, images, videos = take_media(messages)
         if images or videos:
             self._needed_vision()
-        if self._chat_template is None:
-            self._chat_template = ChatTemplate.load(self._folder)
-        return self._text(self._chat_template.render(bare, tools=tools), False, images, videos)
+        variables = self.template.format.variables(thinking)
+        text = self.template.render(bare, tools=tools, variables=variables)
+        return self._text(text, False, images, videos)
 
     def _text(self, text: str, special_tokens: bool, images: Sequence[Any], videos: Sequence[Video]) -> Prepared:
         films: list[Patches] = []
@@ -65,17 +74,10 @@ class PromptReader:
             text, films = self._needed_vision().expand_videos(text, videos)
         ids = prompt_ids(self._tokenizer.encode(text, add_special_tokens=special_tokens), self._tokenizer)
         if self._vision is None and not images:
-            return self._checked(ids), None
-        return self._with_images(ids, images, films)
-
-    def _with_images(self, ids: list[int], images: Sequence[Any], films: Sequence[Patches] = ()) -> Prepared:
-        expanded, placed = self._needed_vision().prepare(ids, images, films)
-        return self._checked(expanded), placed
+            return ids, None
+        return self._needed_vision().prepare(ids, images, films)
 
     def _needed_vision(self) -> VisionInput:
         if self._vision is None:
             raise BadInputError("this model takes text only: leave the images out, or use one with a vision tower")
         return self._vision
-
-    def _checked(self, prompt: Sequence[int]) -> list[int]:
-        return checked_ids(prompt_ids(prompt, self._tokenizer), self._vocab_size, self._context_length)

@@ -19,7 +19,7 @@ from inference_pio.graphs.builder import GraphBuilder
 
 @dataclass(frozen=True)
 class RopeSpec:
-    """Frequencies of a rotary embedding over `dim` channels (rotate-half pairing).
+    """Frequencies of a rotary embedding over `dim` channels.
 
     `scaling` beyond 1.0 is YaRN's attention factor, multiplied into cos and sin. With `sections` (time, height, width)
     every token has three positions, of which each frequency takes one.
@@ -136,6 +136,11 @@ def rotary_angles(b: GraphBuilder, rope: RopeSpec, position_ids: ir.Value) -> tu
         return cos, sin
 
 
-def rotate(b: GraphBuilder, x_BSN: ir.Value, angles: tuple[ir.Value, ir.Value], heads: int) -> ir.Value:
-    """Rotate each of `heads` heads of `x_BSN` (heads side by side in the last axis)."""
-    return b.op("RotaryEmbedding", [x_BSN, *angles], {"num_heads": heads, "interleaved": 0})
+def rotate(
+    b: GraphBuilder, x_BSN: ir.Value, angles: tuple[ir.Value, ir.Value], heads: int, interleaved: bool = False
+) -> ir.Value:
+    """Rotate each of `heads` heads of `x_BSN` (heads side by side in the last axis), or of an `x_BHSD`.
+
+    A pair of channels is one of each half, or two neighbours (`interleaved`).
+    """
+    return b.op("RotaryEmbedding", [x_BSN, *angles], {"num_heads": heads, "interleaved": int(interleaved)})

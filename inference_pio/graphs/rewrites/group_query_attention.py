@@ -59,7 +59,7 @@ def check(match: Match, context: LoweringContext) -> None:
             raise NoMatchError("partial rotary embedding")
         if not _same_angles(rotation, context):
             raise NoMatchError("rotary angles other than the model's")
-    _window(match.attention.inputs[3])
+    mask_window(match.attention.inputs[3])
     if context.spec.head_dim % 16:
         raise NoMatchError(
             f"head size {context.spec.head_dim} is not a multiple of 16, which the operator's rotary embedding needs"
@@ -78,7 +78,7 @@ def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:
         "scale": attribute(match.attention, "scale"),
         "do_rotary": 1,
         "rotary_interleaved": 0,
-        "local_window_size": _window(match.attention.inputs[3]) or -1,
+        "local_window_size": mask_window(match.attention.inputs[3]) or -1,
     }
     with b.before(match.attention):
         outputs = b.ops(
@@ -146,7 +146,7 @@ def _same_angles(rotation: ir.Node, context: LoweringContext) -> bool:
     )
 
 
-def _window(mask: ir.Value | None) -> int | None:
+def mask_window(mask: ir.Value | None) -> int | None:
     """The window of a canonical mask, `And(causal, valid)` or `And(And(causal, key > query - window), valid)`.
 
     None when it sees everything before; raises NoMatchError for any other mask.

@@ -3,19 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from types import ModuleType
 
 import onnx_ir as ir
 
-from inference_pio.graphs.rewrites.rewrite import LoweringContext, RewriteReport, apply_rewrite, prune
+from inference_pio.graphs.rewrites.rewrite import (
+    LoweringContext,
+    RewriteReport,
+    apply_rewrite,
+    drop_unused_functions,
+    prune,
+)
+from inference_pio.graphs.spec import DecoderSpec
+
+
+class Attention(Enum):
+    """The kinds of attention that a rewrite may be for."""
+
+    GROUPED = "grouped"
+    LATENT = "latent"
+
+    @classmethod
+    def of(cls, spec: DecoderSpec) -> Attention:
+        """The kind that a decoder has."""
+        return cls.GROUPED if spec.mla is None else cls.LATENT
 
 
 @dataclass(frozen=True)
 class Step:
-    """One rewrite; a required one must match at least once."""
+    """One rewrite; a required one must match at least once. One with an `attention` is for such decoders alone."""
 
     rewrite: ModuleType
     required: bool = False
+    attention: Attention | None = None
+
+    def applies(self, spec: DecoderSpec) -> bool:
+        """Whether a decoder has what this rewrite is for."""
+        return self.attention in (None, Attention.of(spec))
 
 
 @dataclass(frozen=True)
@@ -46,9 +71,10 @@ class Target:
 
 def _apply(steps: tuple[Step, ...], model: ir.Model, context: LoweringContext) -> list[RewriteReport]:
     reports = []
-    for step in steps:
+    for step in (step for step in steps if step.applies(context.spec)):
         reports.append(apply_rewrite(step.rewrite, model.graph, context, step.required))
         prune(model.graph)
+    drop_unused_functions(model)
     kept = [value for value in model.graph.inputs if list(value.uses())]
     del model.graph.inputs[:]
     model.graph.inputs.extend(kept)

@@ -68,7 +68,11 @@ class OrtBackend:
 
 
 class OrtSequence:
-    """The cache buffers of one sequence, bound as past and as present, and the bindings around them."""
+    """The cache buffers of one sequence, bound as past and as present, and the bindings around them.
+
+    Keys and values are bound whole, because the fused attention is told how much of them counts. Operators on latents
+    read all that they are given, so at every step they get the rows in use; with one head these lie together.
+    """
 
     def __init__(self, backend: OrtBackend) -> None:
         self.length = 0
@@ -78,6 +82,7 @@ class OrtSequence:
         self._buffers: list[np.ndarray] = []
         self._capacity = 0
         self._reserved = 0
+        self._exact = "latent" in backend.spec.kinds
         self._one_logit = np.empty((1, 1, backend.vocab_size), np.float32)
         self._one_token = np.zeros((1, 1), np.int64)
         self._ones = np.ones((1, 0), np.int64)
@@ -100,7 +105,8 @@ class OrtSequence:
             if old:
                 buffer[:, :, : self.length] = old[index][:, :, : self.length]
                 old[index] = buffer  # frees the old buffers before many new ones are touched
-            self._bind_cache(index, buffer)
+            if not self._exact:
+                self._bind_cache(index, buffer)
         self._capacity = capacity
         self._ones = np.ones((1, capacity), np.int64)
         if self._tables is not None:
@@ -131,6 +137,8 @@ class OrtSequence:
             self._bind_output("logits", logits)
             self._bound = (count, keep)
         self._bind_input("attention_mask", self._ones[:, :total])
+        for index, buffer in enumerate(self._buffers if self._exact else ()):
+            self._bind_cache(index, buffer[:, :, :total])
         started = time.perf_counter()
         try:
             self._backend.session.run_with_iobinding(self._binding, run_options)
@@ -178,8 +186,8 @@ class OrtSequence:
             self._bind_input(name, layer)
 
     def _bind_cache(self, index: int, buffer: np.ndarray) -> None:
-        layer, kind = divmod(index, 2)
-        name = f"{layer}.{('key', 'value')[kind]}"
+        kinds = self._backend.spec.kinds
+        name = f"{index // len(kinds)}.{kinds[index % len(kinds)]}"
         value = self._backend.ort.OrtValue.ortvalue_from_numpy(buffer)
         self._binding.bind_ortvalue_input(f"past_key_values.{name}", value)
         self._binding.bind_ortvalue_output(f"present.{name}", value)
@@ -192,9 +200,9 @@ class OrtSequence:
 
 
 def _cache_buffers(spec: CacheSpec, capacity: int) -> list[np.ndarray]:
-    """Zeros [1, kv_heads, capacity, head_dim] per layer for keys and for values, layer by layer."""
+    """Zeros [1, kv_heads, capacity, head_dim] per layer and kind (keys, values), layer by layer."""
     dtype, shape = CACHE_DTYPES[spec.dtype][0], (1, spec.kv_heads, capacity, spec.head_dim)
-    each = 2 * spec.layers
+    each = len(spec.kinds) * spec.layers
     slab = min(each, max(1, -(-SLAB_BYTES * each // (capacity * spec.bytes_per_token))))
     sizes = [min(slab, each - start) for start in range(0, each, slab)]
     return [buffer for size in sizes for buffer in np.zeros((size, *shape), dtype)]
@@ -212,11 +220,16 @@ def _check_graph(session: Any, manifest: Manifest, folder: Path) -> None:
         expected |= {name: {1: len(manifest.positions.inverse_frequencies)} for name in ("cos_cache", "sin_cache")}
     for layer in range(min(cache.layers, len(found))):
         for name in (f"past_key_values.{layer}", f"present.{layer}"):
-            expected[f"{name}.key"] = expected[f"{name}.value"] = {1: cache.kv_heads, 3: cache.head_dim}
-    same = found.keys() == expected.keys() and all(
-        axis < len(found[name]) and found[name][axis] == size
-        for name, sizes in expected.items()
-        for axis, size in sizes.items()
+            expected |= {f"{name}.{kind}": {1: cache.kv_heads, 3: cache.head_dim} for kind in cache.kinds}
+    plausible = len(set(cache.kinds)) == len(cache.kinds) and ("latent" not in cache.kinds or cache.kv_heads == 1)
+    same = (
+        plausible
+        and found.keys() == expected.keys()
+        and all(
+            axis < len(found[name]) and found[name][axis] == size
+            for name, sizes in expected.items()
+            for axis, size in sizes.items()
+        )
     )
     if manifest.positions is not None:
         same &= len(manifest.positions.streams) == len(manifest.positions.inverse_frequencies)
