@@ -114,13 +114,16 @@ def write_vision_shape(name: str, out: Path, dtype: torch.dtype = torch.float32,
 
 def _write_tokenizer(out: Path) -> None:
     """The tiny tokenizer with four more special tokens."""
-    tokenizer = json.loads((tiny_checkpoint("qwen3") / "tokenizer.json").read_text())
+    tiny = tiny_checkpoint("qwen3")
+    tokenizer = json.loads((tiny / "tokenizer.json").read_text())
+    config = json.loads((tiny / "tokenizer_config.json").read_text())
     words = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
     for token_id, word in zip((IMAGE, VIDEO, START, END), words, strict=True):
-        known = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-        tokenizer["added_tokens"].append({"id": token_id, "content": word, **known})
+        known = {"content": word, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+        tokenizer["added_tokens"].append({"id": token_id, **known, "special": True})
+        config["added_tokens_decoder"][str(token_id)] = {**known, "special": True}
     (out / "tokenizer.json").write_text(json.dumps(tokenizer))
-    (out / "tokenizer_config.json").write_bytes((tiny_checkpoint("qwen3") / "tokenizer_config.json").read_bytes())
+    (out / "tokenizer_config.json").write_text(json.dumps(config))
     (out / "chat_template.jinja").write_text(TEMPLATE)
 
 

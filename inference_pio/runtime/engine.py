@@ -221,6 +221,15 @@ class Engine:
                 batch[row, start : start + len(rows)] = rows
         return batch
 
+    def answer_logits(self, messages: Sequence[Mapping[str, Any]], answer: Sequence[int]) -> np.ndarray:
+        """Teacher-forced logits of an answer to a conversation: float32 [len(answer), vocabulary], row i of token i."""
+        ids, placed = self._prompts.conversation(messages)
+        whole = checked_ids([*ids, *answer[:-1]], self._vocab_size, self.context_length)
+        chunks = self._logit_chunks(np.asarray(whole, np.int64), placed)
+        starts = range(0, len(whole), CHUNK_TOKENS)
+        kept = [rows[max(len(ids) - 1 - start, 0) :].copy() for start, rows in zip(starts, chunks, strict=True)]
+        return np.concatenate(kept)
+
     def stream_logits(self, token_ids: Any, images: Sequence[Any] = ()) -> Iterator[np.ndarray]:
         """As `logits` of one row of ids, a chunk of at most 128 positions at a time: float32 [chunk, vocabulary]."""
         ids, placed = self._prompts.prompt(token_ids, images)
