@@ -10,13 +10,14 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from inference_pio.cli import main
-from inference_pio.errors import BadInputError
+from inference_pio.errors import BadInputError, InferencePioError
 from inference_pio.export.options import ExportOptions
 from inference_pio.export.pipeline import export
 from inference_pio.runtime import Engine, EngineConfig, SamplingParams
@@ -234,6 +235,67 @@ def test_without_pillow(vision_artifact, tmp_path):
     arguments = [str(vision_artifact("fp32")), str(tmp_path), str(tmp_path / "image.png")]
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "inference-pio[vision]" in done.stderr and "Traceback" not in done.stderr
+
+
+def without_vision_graph(values: dict[str, Any]) -> None:
+    values["graphs"] = [graph for graph in values["graphs"] if graph["role"] != "vision"]
+
+
+def without_decoder(values: dict[str, Any]) -> None:
+    values["graphs"] = [graph for graph in values["graphs"] if graph["role"] != "decoder"]
+
+
+def decoder_as_vision(values: dict[str, Any]) -> None:
+    next(graph for graph in values["graphs"] if graph["role"] == "vision")["file"] = "model.onnx"
+
+
+def vision_as_decoder(values: dict[str, Any]) -> None:
+    next(graph for graph in values["graphs"] if graph["role"] == "decoder")["file"] = "vision.onnx"
+
+
+def too_few_streams(values: dict[str, Any]) -> None:
+    values["positions"]["streams"].pop()
+
+
+def without_positions(values: dict[str, Any]) -> None:
+    values["positions"] = None
+
+
+def strange_stream(values: dict[str, Any]) -> None:
+    values["positions"]["streams"][0] = 3
+
+
+def other_patches(values: dict[str, Any]) -> None:
+    values["vision"]["merge_size"] = 4
+
+
+def larger_table(values: dict[str, Any]) -> None:
+    values["vision"]["position_side"] = 1000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        without_vision_graph,
+        without_decoder,
+        decoder_as_vision,
+        vision_as_decoder,
+        too_few_streams,
+        without_positions,
+        strange_stream,
+        other_patches,
+        larger_table,
+    ],
+)
+def test_manifests_that_lie(vision_artifact, tmp_path, change):
+    """Each is told in one sentence, when the artifact is opened or when it first meets an image."""
+    copy = shutil.copytree(vision_artifact("fp32"), tmp_path / "artifact")
+    values = json.loads((copy / "manifest.json").read_text())
+    change(values)
+    (copy / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(InferencePioError) as caught, Engine.open(copy) as engine:
+        ask(engine, GOOD)
+    assert "\n" not in str(caught.value)
 
 
 def test_command_line(capsys, vision_artifact, tmp_path):

@@ -16,6 +16,8 @@ from inference_pio.runtime.vision.messages import Video
 from inference_pio.runtime.vision.preprocess import Patches, Preprocessor
 from inference_pio.runtime.vision.prompt import PromptImages, expand
 
+SIZES = ("patch_size", "temporal_patch_size", "merge_size")
+
 
 class VisionInput:
     """Prepares the images of an artifact with a vision tower. Threads may share it."""
@@ -32,6 +34,12 @@ class VisionInput:
         self.encoder = VisionEncoder(artifact, facts, threads, budget, config.image_cache_bytes)
         self._facts, self._tokenizer = facts, tokenizer
         self._preprocessor = Preprocessor(artifact.path, config.max_image_tokens)
+        for rules in (self._preprocessor.image_rules, self._preprocessor.video_rules):
+            if rules is not None and any(getattr(rules, size) != getattr(facts, size) for size in SIZES):
+                raise BadInputError(
+                    f"the images that {artifact.path} prepares are cut into other patches than its model takes: export "
+                    "it again"
+                )
 
     def close(self) -> None:
         """Release the vision tower."""
