@@ -66,6 +66,24 @@ SHAPES: dict[str, dict[str, Any]] = {
     "odd_heads": {"num_attention_heads": 3, "num_key_value_heads": 3, "hidden_size": 72},
     "bias": {"attention_bias": True, "head_dim": 48},
     "odd_sizes": {"hidden_size": 40, "intermediate_size": 56, "head_dim": 16, "vocab_size": 2049},
+    "qwen2": {"model_type": "qwen2", "hidden_size": 64, "head_dim": 16},
+    "qwen2_windows": {
+        "model_type": "qwen2",
+        "use_sliding_window": True,
+        "sliding_window": 16,
+        "max_window_layers": 1,
+        "tie_word_embeddings": False,
+    },
+    "llama": {"model_type": "llama", "rope_parameters": LLAMA3},
+    "llama_biases": {
+        "model_type": "llama",
+        "attention_bias": True,
+        "mlp_bias": True,
+        "num_key_value_heads": 4,
+        "tie_word_embeddings": False,
+    },
+    "mistral": {"model_type": "mistral", "sliding_window": 16, "tie_word_embeddings": False},
+    "mistral_no_window": {"model_type": "mistral", "sliding_window": None, "head_dim": 48},
 }
 
 MOE_SHAPES: dict[str, dict[str, Any]] = {
@@ -111,10 +129,12 @@ GLM_SHAPES: dict[str, dict[str, Any]] = {
 ALL_SHAPES = SHAPES | MOE_SHAPES | GLM_SHAPES
 
 
-def write_shape(name: str, out: Path, dtype: torch.dtype = torch.float32, shard_size: str = "5GB") -> Path:
+def write_shape(
+    name: str, out: Path, dtype: torch.dtype = torch.float32, shard_size: str = "5GB", **changes: Any
+) -> Path:
     """Write the random checkpoint called `name` with the tiny tokenizer; biases and norms are random as well."""
     torch.manual_seed(0)
-    values = {**SMALL, **ALL_SHAPES[name]}
+    values = {**SMALL, **ALL_SHAPES[name], **changes}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values))
     with torch.no_grad():
         for key, parameter in model.named_parameters():

@@ -26,6 +26,7 @@ class HashedFile:
     """A file being written whose SHA-256 grows with it."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file: BinaryIO = open(path, "xb", buffering=0)  # noqa: SIM115 (closed by `close`)
         self._digest = hashlib.sha256()
         self.size = 0

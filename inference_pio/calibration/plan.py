@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -26,6 +28,9 @@ LAYER_COPIES = 3.5
 """float32 copies of a layer's weights at the peak: as read, smoothed, rounded, and what rounding works on."""
 
 
+_LAYER = re.compile(r"\.layers\.(?P<layer>\d+)\.(?:.*\.experts\.(?P<expert>\d+)\.)?")
+
+
 @dataclass(frozen=True)
 class CalibrationPlan:
     """The decisions of one calibration."""
@@ -36,6 +41,10 @@ class CalibrationPlan:
     options: CalibrationOptions
     threads: int
     largest_layer: int
+    largest_expert: int
+    """Elements of the largest expert; experts come one at a time and are not part of `largest_layer`."""
+    expert_codes: int
+    """Bytes of the codes of all experts of a layer, which are kept until the layer is done."""
     widest_gram: int
     """Columns of the widest weight that second-order rounding works on, 0 for none."""
 
@@ -61,7 +70,8 @@ class CalibrationPlan:
         activations = 4 * options.length * (6 * spec.hidden_size + 4 * spec.intermediate_size)
         attention = 4 * spec.heads * options.length**2
         gram = self.widest_gram**2 * (24 if self.widest_gram <= 4096 else 12)
-        return int(BASE_BYTES + LAYER_COPIES * 4 * self.largest_layer + kept + 2 * activations + attention + gram)
+        weights = LAYER_COPIES * 4 * max(self.largest_layer, self.largest_expert)
+        return int(BASE_BYTES + weights + self.expert_codes + kept + 2 * activations + attention + gram)
 
 
 def plan_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> CalibrationPlan:
@@ -70,11 +80,6 @@ def plan_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> Cal
     if options.block_size is not None:
         recipe = recipe.with_block_size(options.block_size)
     architecture, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)
-    if spec.moe is not None:
-        raise BadInputError(
-            f"calibrating a {spec.model_type} model is not supported yet, because its experts would be left out: use a "
-            "recipe that needs no text (fp32, fp16, int8 or int4) and a float32 cache"
-        )
     threads = os.cpu_count() or 1 if options.threads is None else options.threads
     if threads < 1:
         raise BadInputError(f"--threads must be at least 1, not {threads}")
@@ -82,15 +87,8 @@ def plan_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> Cal
         raise BadInputError(
             f"samples of {options.length} tokens exceed the model's context of {spec.context_length}: use shorter ones"
         )
-    sizes: dict[str, int] = {}
-    widest = 0
-    for name, info in checkpoint.tensors.items():
-        if ".layers." in name:
-            layer = name.split(".layers.")[1].split(".")[0]
-            sizes[layer] = sizes.get(layer, 0) + math.prod(info.shape)
-            if len(info.shape) == 2 and options.switches.second_order and recipe.format_of(name, spec).bits == 4:
-                widest = max(widest, info.shape[-1])
-    plan = CalibrationPlan(architecture, spec, recipe, options, threads, max(sizes.values(), default=0), widest)
+    needed_sizes = _sizes(checkpoint, recipe, spec, options.switches.second_order)
+    plan = CalibrationPlan(architecture, spec, recipe, options, threads, *needed_sizes)
     needed = plan.expected_memory()
     if options.max_memory is not None and needed > options.max_memory:
         raise ResourceLimitError(
@@ -98,3 +96,25 @@ def plan_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> Cal
             f"{options.max_memory // 10**6}MB: raise it, or use shorter samples"
         )
     return plan
+
+
+def _sizes(checkpoint: Checkpoint, recipe: Recipe, spec: DecoderSpec, second_order: bool) -> tuple[int, int, int, int]:
+    """`largest_layer`, `largest_expert`, `expert_codes` and `widest_gram` of a plan."""
+    layers: Counter[str] = Counter()
+    experts: Counter[str] = Counter()
+    codes: Counter[str] = Counter()
+    widest = 0
+    for name, info in checkpoint.tensors.items():
+        found = _LAYER.search(name)
+        if found is None:
+            continue
+        size, chosen = math.prod(info.shape), recipe.format_of(name, spec)
+        if found["expert"] is None:
+            layers[found["layer"]] += size
+        else:
+            experts[found[0]] += size
+            codes[found["layer"]] += size * chosen.bits // 8 if chosen.quantized else 0
+        if len(info.shape) == 2 and second_order and chosen.bits == 4:
+            widest = max(widest, info.shape[1])
+    largest_layer, largest_expert, most_codes = (max(found.values(), default=0) for found in (layers, experts, codes))
+    return largest_layer, largest_expert, most_codes, widest

@@ -63,13 +63,19 @@ class Workspace:
             count += 1
         return count if self._hidden(count).is_file() else 0
 
-    def hidden(self, layer: int, samples: int, length: int, size: int) -> np.memmap[Any, Any]:
+    def hidden(
+        self, layer: int | str, samples: int, length: int, size: int, writable: bool = False
+    ) -> np.memmap[Any, Any]:
         """The hidden states that layer `layer` reads, float32 [samples, length, size]; read sample by sample."""
-        return np.memmap(self._hidden(layer), np.float32, "r", shape=(samples, length, size))
+        return np.memmap(self._hidden(layer), np.float32, "r+" if writable else "r", shape=(samples, length, size))
 
-    def write_hidden(self, layer: int) -> HiddenWriter:
+    def write_hidden(self, layer: int | str) -> HiddenWriter:
         """Where the hidden states for layer `layer` go; they are there once it is closed."""
         return HiddenWriter(self._hidden(layer))
+
+    def drop_hidden(self, layer: int | str) -> None:
+        """Remove hidden states that nobody reads any more."""
+        self._hidden(layer).unlink(missing_ok=True)
 
     def save_layer(self, layer: int, result: tuple[dict[str, np.ndarray], dict[str, Any]]) -> None:
         """Store a layer's arrays and facts; the hidden states that it read are dropped."""
@@ -89,7 +95,7 @@ class Workspace:
         except OSError as error:
             raise _refused(self.folder, error) from error
         write_atomically(self._facts_file(layer), lambda file: file.write(json_bytes(facts)))
-        self._hidden(layer).unlink(missing_ok=True)
+        self.drop_hidden(layer)
 
     def layer_facts(self, layer: int) -> dict[str, Any]:
         """What `save_layer` stored."""
@@ -127,7 +133,7 @@ class Workspace:
         except OSError:
             return False
 
-    def _hidden(self, layer: int) -> Path:
+    def _hidden(self, layer: int | str) -> Path:
         return self.folder / f"hidden.{layer}.bin"
 
     def _facts_file(self, layer: int) -> Path:

@@ -16,6 +16,7 @@ from inference_pio.calibration.result import Calibration
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.export.options import ExportOptions
+from inference_pio.export.side_bytes import IN_MEMORY
 from inference_pio.export.tokenizer_files import check_tokenizer
 from inference_pio.export.weight_writer import data_bytes
 from inference_pio.graphs.architectures import read_decoder
@@ -25,7 +26,7 @@ from inference_pio.graphs.rewrites.rewrite import LoweringContext
 from inference_pio.graphs.spec import DecoderSpec
 from inference_pio.graphs.targets import find_target
 from inference_pio.graphs.targets.target import Target
-from inference_pio.graphs.weights import CHUNK_ELEMENTS, recipe_of
+from inference_pio.graphs.weights import CHUNK_ELEMENTS
 
 KV_CACHES = ("fp32", "int8")
 
@@ -136,11 +137,9 @@ def _context_length(spec: DecoderSpec, asked: int | None) -> int:
 
 def estimate(model: ir.Model, threads: int) -> Estimate:
     """Memory and disk that writing the lowered `model` takes."""
-    values = [v for v in model.graph.initializers.values() if recipe_of(v) is not None and v.const_value is not None]
-    side = max((v.const_value.nbytes for v in values if recipe_of(v).side), default=0)  # type: ignore[union-attr]
     chunks = (threads + 2) * CHUNK_COPIES * CHUNK_ELEMENTS * 4
     weights = data_bytes(model.graph)
-    return Estimate(BASE_BYTES + chunks + 2 * side, weights, weights + OTHER_FILES_BYTES)
+    return Estimate(BASE_BYTES + chunks + IN_MEMORY, weights, weights + OTHER_FILES_BYTES)
 
 
 def fit_resources(model: ir.Model, plan: ExportPlan, out: Path, max_memory: int | None) -> tuple[Estimate, int]:

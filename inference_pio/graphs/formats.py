@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -75,6 +76,10 @@ class WeightFormat:
         """The block size where it must divide the rows (looked-up tables, experts); None when nothing does."""
         largest = self.block_size or BLOCK_SIZES[0]
         return next((size for size in BLOCK_SIZES if size <= largest and columns % size == 0), None)
+
+    def expert_block(self, *columns: int) -> int | None:
+        """The block size for weights with rows of these lengths; None when whole rows share a scale."""
+        return self.gather_block(math.gcd(*columns))
 
     def for_experts(self) -> WeightFormat:
         """The closest format that experts have: their operator knows no integer products, but blocks of 8 bits."""

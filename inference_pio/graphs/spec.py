@@ -82,6 +82,7 @@ class DecoderSpec:
     mla: MlaSpec | None = None
     unused_tensors: tuple[str, ...] = ()
     """Patterns of tensors that the checkpoint stores and the decoder does not use."""
+    mlp_bias: bool = False
     edge_tensors: tuple[str, ...] = ("model.embed_tokens.weight", "lm_head.weight")
     """The token table and the head, which recipes may treat more gently than the layers."""
     float_tensors: tuple[str, ...] = ("*.mlp.gate.weight",)

@@ -2,7 +2,7 @@
 
 from inference_pio.runtime.config import EngineConfig, MapWeights, VerifyHashes
 from inference_pio.runtime.engine import Engine
-from inference_pio.runtime.result import Delta, FinishReason, Result, TokenLogprob, Usage
+from inference_pio.runtime.result import Delta, FinishReason, Result, TokenLogprob, ToolCall, Usage
 from inference_pio.runtime.sampling_params import SamplingParams
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Result",
     "SamplingParams",
     "TokenLogprob",
+    "ToolCall",
     "Usage",
     "VerifyHashes",
 ]

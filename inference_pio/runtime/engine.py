@@ -29,7 +29,7 @@ from inference_pio.runtime.mapped.choice import mapped_graph
 from inference_pio.runtime.memory import MemoryBudget
 from inference_pio.runtime.prefix_cache import NullPrefixCache, PrefixCache, RadixPrefixCache
 from inference_pio.runtime.request import Request
-from inference_pio.runtime.result import Delta, Result
+from inference_pio.runtime.result import Delta, Result, last_result
 from inference_pio.runtime.sampling_params import SamplingParams
 from inference_pio.runtime.tokenizer import Tokenizer
 
@@ -38,6 +38,9 @@ PROCESS_BYTES = 150 << 20
 
 MAPPED_SHARE = 0.1
 """Of weights that are mapped, what may be in memory for good: one of them while it is packed, and small tensors."""
+
+ENDING_TOKENS = 16
+"""Of a chat's prompt, in which it shows whether the reasoning was opened."""
 
 FILES_READ = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 """Files that the engine reads by name, besides the graphs."""
@@ -119,7 +122,7 @@ class Engine:
             for item in items
             for index in range(params.n)
         ]
-        results = [_last(self._run(request)) for request in requests]
+        results = [last_result(self._run(request)) for request in requests]
         return results[0] if single and params.n == 1 else results
 
     def stream(
@@ -142,10 +145,15 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool | None = None,
         cancel: Event | None = None,
     ) -> Result:
-        """Answer a conversation through the checkpoint's chat template; `n > 1` is for `generate`."""
-        return _last(self.stream_chat(messages, params, tools=tools, cancel=cancel))
+        """Answer a conversation through the checkpoint's chat template; `n > 1` is for `generate`.
+
+        `thinking` turns the reasoning on or off where the template has a switch for it. Where it shows reasoning, the
+        result keeps that apart from the text; with `tools` it holds the calls of the answer as well.
+        """
+        return last_result(self.stream_chat(messages, params, tools=tools, thinking=thinking, cancel=cancel))
 
     def stream_chat(
         self,
@@ -153,13 +161,25 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool | None = None,
         cancel: Event | None = None,
     ) -> Iterator[Delta]:
         """As `chat`, yielding deltas as `stream` does."""
-        if self._chat_template is None:
-            self._chat_template = ChatTemplate.load(self.path)
-        text = self._chat_template.render(messages, tools=tools)
-        return self.stream(self.tokenizer.encode(text, add_special_tokens=False), params, cancel=cancel)
+        ids = self.chat_tokens(messages, tools=tools, thinking=thinking)
+        ending = self.tokenizer.decode(ids[-ENDING_TOKENS:], skip_special_tokens=False)
+        return self._template().format.answer(self.stream(ids, params, cancel=cancel), ending, tools)
+
+    def chat_tokens(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool | None = None,
+    ) -> list[int]:
+        """The token ids that `chat` would run for a conversation."""
+        template = self._template()
+        text = template.render(messages, tools=tools, variables=template.format.variables(thinking))
+        return self.tokenizer.encode(text, add_special_tokens=False)
 
     def logits(self, token_ids: Any, attention_mask: Any = None) -> np.ndarray:
         """Teacher-forced logits: for ids [len] float32 [len, vocabulary].
@@ -203,6 +223,11 @@ class Engine:
     @property
     def _vocab_size(self) -> int:
         return self.manifest.model.vocab_size
+
+    def _template(self) -> ChatTemplate:
+        if self._chat_template is None:
+            self._chat_template = ChatTemplate.load(self.path)
+        return self._chat_template
 
     def _request(self, ids: list[int], params: SamplingParams, index: int, cancel: Event | None) -> Request:
         ids = checked_ids(ids, self._vocab_size, self.context_length)
@@ -253,11 +278,3 @@ class Engine:
                     self._idle.append(sequence)
                 else:
                     sequence.release()
-
-
-def _last(deltas: Iterator[Delta]) -> Result:
-    result = None
-    for delta in deltas:
-        result = delta.result
-    assert result is not None  # the last delta carries it
-    return result

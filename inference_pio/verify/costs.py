@@ -26,6 +26,9 @@ _HEAD = 160 * _MB
 _PACKED = 1.15
 """Weights while a session is being loaded, as a multiple of their file."""
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
+_TOGETHER = 6
+"""Copies of the hidden states of all positions that a layer with experts has at once."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +68,21 @@ def _engine_bytes(manifest: Manifest, window: int) -> int:
 
 
 def _reference_bytes(checkpoint: Checkpoint, manifest: Manifest, positions: int, window: int) -> int:
-    """One layer in float32, its largest tensor once more as stored, hidden states and one window's activations."""
+    """One layer in float32, its largest tensor once more as stored, hidden states and one window's activations.
+
+    Of a layer's experts one is in memory at a time, but the layer runs over all positions at once.
+    """
     layers: dict[str, int] = {}
     largest = widest = 0
+    copies = 4
     for name, info in checkpoint.tensors.items():
-        match = _LAYER.search(name)
-        if match:
+        match, expert = _LAYER.search(name), _EXPERT.search(name)
+        if expert:
+            copies = 4 + _TOGETHER
+        if match and not (expert and int(expert[1])):
             size = math.prod(info.shape)
             layers[match[1]] = layers.get(match[1], 0) + size
             largest, widest = max(largest, size), max(widest, info.shape[0])
-    hidden = 4 * positions * manifest.model.hidden_size * 4
+    hidden = copies * positions * manifest.model.hidden_size * 4
     activations = 4 * window * widest * 4
     return 4 * max(layers.values(), default=0) + 8 * largest + hidden + activations + _HEAD + _TORCH

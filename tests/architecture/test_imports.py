@@ -20,6 +20,7 @@ LAYERS = ["artifact", "checkpoint", "graphs", "calibration", "build", "export", 
 ALLOWED = {name: set(LAYERS[:index]) for index, name in enumerate(LAYERS)}
 ALLOWED["runtime"] = {"artifact"}
 ALLOWED["tiny"] = set()
+ALLOWED["common"] = {"models"}
 for above in ("calibration", "verify", "models", "cli"):
     ALLOWED[above] |= {"runtime"}
 ALLOWED["cli"] |= {"tiny"}

@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from shapes import original, reference_logits, write_shape
 
 MOE_CASES = ["moe", "moe_all_experts", "moe_dense_between", "moe_every_second"]
-CASES = ["odd_sizes", "odd_heads", "bias", "untied", "window_one_kv_head", *MOE_CASES, "tiny"]
+DENSE_CASES = ["odd_sizes", "odd_heads", "bias", "untied", "window_one_kv_head", "qwen2", "llama_biases", "mistral"]
+CASES = [*DENSE_CASES, *MOE_CASES, "tiny"]
 LENGTH = 100
 
 

@@ -19,7 +19,7 @@ import pytest
 from inference_pio.artifact.locking import FolderLock
 from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.runtime import Engine, EngineConfig, SamplingParams
-from inference_pio.runtime.mapped import choice, prepack, store
+from inference_pio.runtime.mapped import available, choice, prepack, store
 from inference_pio.runtime.mapped.onnx_file import OnnxFile
 from inference_pio.runtime.mapped.wire import bytes_field, fields, varint_field
 
@@ -124,6 +124,39 @@ def test_when_weights_are_mapped(monkeypatch, asked, weights, available, max_mem
     monkeypatch.setattr(choice, "available_memory", lambda: available)
     chosen = EngineConfig(map_weights=asked, max_memory=max_memory)
     assert choice.wants_mapping(chosen, weights) == mapped
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "left"),
+    [
+        (
+            "0::/a/b\n",
+            {"a/memory.max": "1000", "a/memory.current": "700", "a/memory.stat": "anon 600\nfile 100\n"},
+            400,
+        ),
+        ("0::/a\n", {"a/memory.max": "max", "memory.max": "50", "memory.current": "60", "memory.stat": "file 5"}, 0),
+        (
+            "4:memory:/a\n0::/\n",
+            {
+                "memory/a/memory.limit_in_bytes": "900",
+                "memory/a/memory.usage_in_bytes": "800",
+                "memory/a/memory.stat": "total_cache 300",
+            },
+            400,
+        ),
+        ("0::/gone\n", {}, None),
+        ("nonsense", {}, None),
+    ],
+)
+def test_limits_of_control_groups(tmp_path, monkeypatch, membership, files, left):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "membership").write_text(membership)
+    monkeypatch.setattr(available, "MOUNT", tmp_path)
+    monkeypatch.setattr(available, "MEMBERSHIP", tmp_path / "membership")
+    found = available.available_memory()
+    assert found == left if left is not None else found > 1 << 20
 
 
 def test_a_budget_that_loaded_weights_break_holds_for_mapped_ones(tiny_artifact: Callable[[str], Path], tmp_path):

@@ -47,7 +47,18 @@ def read_decoder(
         if not 1 <= layers <= spec.layers:
             raise BadInputError(f"--layers {layers} is outside 1 to {spec.layers}, the layers of the model")
         spec = spec.truncated(layers)
+    _check_experts(checkpoint, spec)
     return architecture, spec
+
+
+def _check_experts(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
+    """Refuse early what would take millions of names to refuse; a few missing tensors are named later."""
+    wanted = sum(3 * experts.count for layer in range(spec.layers) if (experts := spec.experts(layer)) is not None)
+    if wanted > len(checkpoint.tensors):
+        raise BadInputError(
+            f"config.json asks for {wanted} tensors of experts, but the checkpoint has {len(checkpoint.tensors)} in "
+            "all: it is incomplete or of another architecture than its config.json says"
+        )
 
 
 def declare_cut(source: WeightSource, checkpoint: Checkpoint, spec: DecoderSpec) -> None:

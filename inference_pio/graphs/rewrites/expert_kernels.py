@@ -6,7 +6,6 @@ router stays a linear layer by itself. Operators: github.com/microsoft/onnxrunti
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,7 +122,7 @@ def _integers(
         choice_TE = b.op("Add", [mix_TE, match.bias], name="choice")
     elif not attribute(match.node, "normalize"):  # without a second matrix the operator always normalizes
         mix_TE = b.op("Softmax", [logits_TE], {"axis": -1}, name="scores")
-    block = chosen.gather_block(math.gcd(match.gate_up.tail[0], match.down.tail[0]))
+    block = chosen.expert_block(match.gate_up.tail[0], match.down.tail[0])
     attributes = _attributes(match) | {"expert_weight_bits": chosen.bits}
     if block is not None:
         attributes |= {"block_size": block, "accuracy_level": INT8_ACTIVATIONS}

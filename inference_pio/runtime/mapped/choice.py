@@ -6,13 +6,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.artifact.hashing import StampCache
 from inference_pio.errors import BadInputError
 from inference_pio.runtime.backends.ort import import_onnxruntime, session_entries, session_options
 from inference_pio.runtime.config import EngineConfig, MapWeights
+from inference_pio.runtime.mapped.available import available_memory
 from inference_pio.runtime.mapped.store import MappedStore, machine_facts
 
 LOG = logging.getLogger("inference_pio")
@@ -50,18 +49,3 @@ def wants_mapping(config: EngineConfig, weight_bytes: int) -> bool:
     if config.map_weights is not MapWeights.AUTO:
         return config.map_weights is MapWeights.ON
     return LOADED * weight_bytes > min(available_memory(), config.max_memory or 1 << 62)
-
-
-def available_memory() -> int:
-    """Bytes that this process can still use, by the system and by its control group (cgroup v2)."""
-    limits = [psutil.virtual_memory().available]
-    try:
-        group = Path("/proc/self/cgroup").read_text("ascii").strip().rpartition("::")[2].lstrip("/")
-        folder = Path("/sys/fs/cgroup") / group
-        for place in (folder, *folder.parents):
-            most = place / "memory.max"
-            if most.is_file() and (text := most.read_text("ascii").strip()) != "max":
-                limits.append(int(text) - int((place / "memory.current").read_text("ascii")))
-    except (OSError, ValueError):
-        pass
-    return max(0, min(limits))
