@@ -40,7 +40,6 @@ def test_match_counts(layers, tied):
         "expert_kernels": 0,
         "integer_kernels": 0,
         "skip_norm": 2 * layers,
-        "expert_kernels": 0,
         "linear_kernels": 4 * layers + 1,
         "embedding_kernels": 1,
     }
