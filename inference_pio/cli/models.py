@@ -31,14 +31,20 @@ def command(json_out: str | None) -> None:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     for row in rows:
         if row["problem"]:
-            click.echo(f"\n{row['name']}: {visible(row['problem'])}")
+            click.echo(f"\n{visible(row['name'])}: {visible(row['problem'])}")
+    commands = [row["export_command"] for row in rows if row["export_command"] and not row["artifact"]]
+    if commands:
+        click.echo("\nTo make an artifact where its plugin looks for it:")
+    for line in commands:
+        click.echo(f"  {visible(line)}")
 
 
 def _facts(found: FoundPlugin) -> dict[str, Any]:
     """A plugin as JSON-ready values; what a broken one does not tell is null."""
     facts: dict[str, Any] = {
         **{"name": found.name, "package": found.package, "family": None, "architecture": None, "parameters": None},
-        **{"artifact": None, "gate": None, "validation_passed": None, "problem": found.problem},
+        **{"artifact": None, "gate": None, "validation_passed": None, "export_command": None},
+        "problem": found.problem,
     }
     if found.plugin is None:
         return facts
@@ -53,16 +59,20 @@ def _facts(found: FoundPlugin) -> dict[str, Any]:
 
 
 def _artifact_facts(found: FoundPlugin) -> dict[str, Any]:
+    from inference_pio.models.lookup import MissingArtifactError
     from inference_pio.models.plugin import ArtifactPlugin
 
     if not isinstance(found.plugin, ArtifactPlugin):
         return {}  # a plugin of another kind keeps its weights where it likes
+    facts: dict[str, Any] = {"export_command": found.plugin.card.export_command()}
     try:
         artifact = found.plugin.artifact()
+    except MissingArtifactError:
+        return facts
     except BadInputError as error:
-        return {"problem": str(error)}
+        return {**facts, "problem": str(error)}
     accuracy = artifact.manifest.accuracy
-    return {"artifact": str(artifact.path), "gate": accuracy.gate if accuracy else None}
+    return {**facts, "artifact": str(artifact.path), "gate": accuracy.gate if accuracy else None}
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

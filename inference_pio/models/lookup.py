@@ -14,6 +14,10 @@ VARIABLE = "INFERENCE_PIO_ARTIFACTS"
 """Names a folder that holds artifacts under the names of their plugins."""
 
 
+class MissingArtifactError(BadInputError):
+    """There is no artifact in any of the places."""
+
+
 @dataclass(frozen=True)
 class FoundArtifact:
     """An artifact of the right model, and its manifest; its files are checked when an engine opens it."""
@@ -25,14 +29,14 @@ class FoundArtifact:
 def find_artifact(card: ModelCard, explicit: Path | None = None) -> FoundArtifact:
     """The first artifact there is; an `explicit` path is the only place looked at.
 
-    Raises BadInputError when there is none, naming the command that makes one, when it cannot be read, and when it is
-    one of another architecture. A damaged or wrong artifact does not make the search go on.
+    Raises MissingArtifactError when there is none, naming the command that makes one; BadInputError when it cannot be
+    read, and when it is one of another architecture: a damaged or wrong artifact does not make the search go on.
     """
     places = [explicit] if explicit is not None else _places(card.name)
     path = next((place for place in places if place.is_dir()), None)
     if path is None:
         looked = " or ".join(str(place) for place in places)
-        raise BadInputError(
+        raise MissingArtifactError(
             f"there is no artifact of {card.name} in {looked}: make one with `{card.export_command()}`, pass "
             f"artifact=FOLDER, or let {VARIABLE} name a folder with {card.name} in it"
         )

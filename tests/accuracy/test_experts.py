@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from inference_pio.export.options import ExportOptions
 from inference_pio.export.pipeline import export
@@ -90,10 +92,6 @@ def test_nothing_is_lost_beyond_the_rounding(checkpoint, artifact, tmp_path, pre
 
 def test_an_expert_in_anothers_place_is_found(checkpoint, artifact, tmp_path):
     """Two experts changed places in the checkpoint that the artifact is held against."""
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
     other = Path(shutil.copytree(checkpoint, tmp_path / "other"))
     tensors = load_file(other / "model.safetensors")
     one, two = (f"model.layers.0.mlp.experts.{n}.gate_proj.weight" for n in (0, 1))

@@ -31,9 +31,12 @@ def test_json(capsys: pytest.CaptureFixture[str], environment: Path):
         **{"name": "qwen3_4b_instruct_2507", "package": "inference-pio", "family": "Qwen3", "architecture": "qwen3"},
         **{"parameters": 4_022_468_096, "artifact": str(environment / "qwen3_4b_instruct_2507"), "gate": None},
         **{"validation_passed": None, "problem": None},
+        "export_command": "inference-pio export Qwen/Qwen3-4B-Instruct-2507 -o artifacts/qwen3_4b_instruct_2507 "
+        "--precision int8 --verify",
     }
     coder = rows["qwen3_coder_30b"]
-    assert coder["artifact"] is None and "inference-pio export Qwen/Qwen3-Coder-30B-A3B" in coder["problem"]
+    assert coder["artifact"] is None and coder["problem"] is None
+    assert "inference-pio export Qwen/Qwen3-Coder-30B-A3B" in coder["export_command"]
     assert "is one of glm4_moe_lite" in rows["glm_4_7_flash"]["problem"]
 
 
@@ -46,6 +49,10 @@ def test_table(capsys: pytest.CaptureFixture[str], environment: Path):
     assert "not recorded" in found
     missing = next(line for line in lines if line.startswith("qwen3_vl"))
     assert missing.split() == ["qwen3_vl_2b_instruct", "Qwen3-VL", "2,127,532,032", "-", "none"]
+    commands = [line.split()[2] for line in lines if line.startswith("  inference-pio export ")]
+    assert commands == [
+        *("Qwen/Qwen3-Coder-30B-A3B-Instruct", "Qwen/Qwen3-VL-2B-Instruct", "zai-org/GLM-4.7-Flash"),
+    ]
     assert any(line.startswith("glm_4_7_flash: ") and "artifact of a qwen3 model" in line for line in lines)
 
 

@@ -12,13 +12,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from inference_pio.calibration.options import CalibrationOptions
+from inference_pio.calibration.pipeline import calibrate
 from inference_pio.calibration.recipes import RECIPES
+from inference_pio.calibration.rounding import dequantize_blocks
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError
 from inference_pio.export.options import ExportOptions
 from inference_pio.export.pipeline import export
 from inference_pio.graphs import weights
 from inference_pio.graphs.architectures import read_decoder
+from inference_pio.verify.simulation import ArtifactWeights
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from artifact_cases import snapshot
@@ -160,12 +164,18 @@ def test_mixed_widths_are_refused_before_anything_is_written(sound, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"precision": "w8a8"}, {"precision": "int4-calibrated"}, {"precision": "int8", "kv_cache": "int8"}],
-    ids=str,
-)
-def test_calibration_is_refused_in_one_sentence(sound, tmp_path, options):
-    with pytest.raises(BadInputError, match="calibrating a qwen3_moe model is not supported yet"):
-        export(sound, tmp_path / "out", ExportOptions(calibration="default", **options))
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize(("precision", "bits"), [("int4-calibrated", 4), ("w8a8", 8)])
+def test_the_codes_of_a_calibration_are_those_of_the_artifact(sound, tmp_path, precision, bits):
+    options = CalibrationOptions(precision=precision, text=Path(__file__), samples=4, length=32, threads=1)
+    calibrate(sound, tmp_path / "calibration", options).close()
+    export(sound, tmp_path / "out", ExportOptions(precision=precision, calibration=tmp_path / "calibration"))
+    stored = ArtifactWeights(tmp_path / "out" / "model.onnx")
+    arrays: dict[str, np.ndarray] = {}
+    for file in (tmp_path / "calibration" / "layers").iterdir():
+        arrays |= load_file(file)
+    experts = [name.removesuffix(".codes") for name in arrays if ".experts." in name and name.endswith(".codes")]
+    assert len(experts) == sum(1 for name in Checkpoint.open(sound).tensors if ".experts." in name)
+    for name in experts:
+        rows, columns = stored.shape(name)
+        expected = dequantize_blocks(arrays[f"{name}.codes"], arrays[f"{name}.scales"], bits, columns)
+        np.testing.assert_array_equal(stored.rows(name, 0, rows), expected)

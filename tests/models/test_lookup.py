@@ -9,7 +9,7 @@ import pytest
 
 from inference_pio.errors import BadInputError
 from inference_pio.models import glm_4_7_flash, qwen3_4b_instruct_2507
-from inference_pio.models.lookup import VARIABLE, find_artifact
+from inference_pio.models.lookup import VARIABLE, MissingArtifactError, find_artifact
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from artifact_cases import FILES, manifest_of
@@ -39,7 +39,7 @@ def test_the_order(nowhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_nothing_found_names_the_command(monkeypatch: pytest.MonkeyPatch):
     command = "`inference-pio export Qwen/Qwen3-4B-Instruct-2507 -o artifacts/qwen3_4b_instruct_2507 --precision int8"
-    with pytest.raises(BadInputError) as caught:
+    with pytest.raises(MissingArtifactError) as caught:
         find_artifact(CARD)
     assert command in str(caught.value) and "in artifacts/qwen3_4b_instruct_2507:" in str(caught.value)
     monkeypatch.setenv(VARIABLE, "/no/such")
