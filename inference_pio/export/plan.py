@@ -105,7 +105,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions, calibration: Cal
 
 
 def check_kv_cache(checkpoint: Checkpoint, options: ExportOptions) -> None:
-    """Raise BadInputError for a cache that the target or the model has no operators for."""
+    """Raise BadInputError for a cache that the target, its operators or the model do not allow."""
     if options.kv_cache not in KV_CACHES:
         raise BadInputError(
             f"--kv-cache {options.kv_cache} is not available on {options.target}: use {' or '.join(KV_CACHES)}"
@@ -116,6 +116,11 @@ def check_kv_cache(checkpoint: Checkpoint, options: ExportOptions) -> None:
             raise BadInputError(
                 f"--kv-cache int8 is not available for {spec.model_type}: it caches latents, which no operator of "
                 f"{options.target} reads as int8: leave it out (a latent is small already)"
+            )
+        if spec.vision is not None:
+            raise BadInputError(
+                f"--kv-cache int8 is not available for {spec.model_type}: its steps come from text and would clip the "
+                "keys and values of images: leave it out"
             )
 
 

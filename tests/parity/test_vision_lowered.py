@@ -17,7 +17,7 @@ from inference_pio.artifact.bundle import Artifact
 from inference_pio.errors import BadInputError
 from inference_pio.export.options import ExportOptions
 from inference_pio.export.pipeline import export
-from inference_pio.runtime import Engine
+from inference_pio.runtime import Engine, SamplingParams
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from vision_cases import (
@@ -148,15 +148,29 @@ def test_cut_models(vision_checkpoint, tmp_path, layers):
     assert np.abs(found - reference(vision_checkpoint, model, *PROMPTS["two_images"])).max() < TOLERANCE
 
 
+CALIBRATED = {"calibration": "default", "calibration_samples": 8, "calibration_length": 128}
+
+
+@pytest.mark.parametrize(("precision", "apart"), [("w8a8", 0.05), ("int8-calibrated", 0.05), ("int4-calibrated", 0.5)])
+def test_calibrated_on_text(vision_checkpoint, tmp_path, precision, apart):
+    """The decoder is calibrated, the tower rounded plainly."""
+    export(vision_checkpoint, tmp_path / "out", ExportOptions(precision=precision, **CALIBRATED))
+    ids, pictures = PROMPTS["over_chunks"]
+    expected = reference(vision_checkpoint, vision_original(vision_checkpoint), ids, pictures)
+    params = SamplingParams(max_new_tokens=8, temperature=0, ignore_eos=True)
+    with Engine.open(tmp_path / "out") as engine:
+        found = engine.logits(ids, images=pictures)
+        first, warm = (engine.generate(ids, params, images=pictures) for _ in range(2))
+    assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < apart
+    assert warm.usage.cached_tokens > 0 and warm.token_ids == first.token_ids
+
+
 @pytest.mark.parametrize(
-    "options",
-    [
-        ExportOptions(precision="w8a8", calibration="default"),
-        ExportOptions(precision="fp32", kv_cache="int8", calibration="default"),
-    ],
-    ids=["recipe", "cache"],
+    ("options", "words"),
+    [({"precision": "w8a8-static"}, "would clip those of images"), ({"kv_cache": "int8"}, "keys and values of images")],
+    ids=["static", "cache"],
 )
-def test_calibration_is_refused_by_name(vision_checkpoint, tmp_path, options):
-    with pytest.raises(BadInputError, match="vision tower"):
-        export(vision_checkpoint, tmp_path / "out", options)
+def test_steps_from_text_alone_are_refused(vision_checkpoint, tmp_path, options, words):
+    with pytest.raises(BadInputError, match=words):
+        export(vision_checkpoint, tmp_path / "out", ExportOptions(**{"precision": "int8", **CALIBRATED, **options}))
     assert not (tmp_path / "out").exists()
