@@ -86,14 +86,24 @@ class VisionEncoder:
     def close(self) -> None:
         """Release the weights."""
         with self._lock:
+            if self._session is not None:
+                self._budget.give(self._weights)
             self._session = None
+
+    def _opened(self) -> Any:
+        self._budget.take(self._weights, "loading the vision tower")
+        try:
+            session = open_session(self._file, self._threads)
+            if {value.name for value in session.get_inputs()} != INPUTS:
+                raise BadInputError(f"{self._file} has other inputs than a vision tower: export the artifact again")
+        except BadInputError:
+            self._budget.give(self._weights)
+            raise
+        return session
 
     def _computed(self, patches: Patches) -> Features:
         if self._session is None:
-            self._budget.take(self._weights, "loading the vision tower")
-            self._session = open_session(self._file, self._threads)
-            if {value.name for value in self._session.get_inputs()} != INPUTS:
-                raise BadInputError(f"{self._file} has other inputs than a vision tower: export the artifact again")
+            self._session = self._opened()
         grid, merge = patches.grid, self._facts.merge_size
         indices, weights = position_taps(grid.height, grid.width, merge, self._facts.position_side)
         feeds = {
@@ -102,9 +112,12 @@ class VisionEncoder:
             "position_weights": weights,
             "patch_positions": patch_positions(grid.height, grid.width, merge),
         }
+        ort = import_onnxruntime()
+        shrink_arena = ort.RunOptions()  # a large image's activations must not stay
+        shrink_arena.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         try:
-            layers = self._session.run(self._outputs, feeds)
-        except ort_errors(import_onnxruntime()) as error:
+            layers = self._session.run(self._outputs, feeds, shrink_arena)
+        except ort_errors(ort) as error:
             raise InferencePioError(f"ONNX Runtime failed on an image: {first_line(error)}") from None
         self.runs += 1
         return Features(np.stack([layer.reshape(-1, layer.shape[-1]) for layer in layers]))
