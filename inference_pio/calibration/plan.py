@@ -17,7 +17,7 @@ from inference_pio.calibration.recipes import Recipe, find_recipe
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.graphs.architectures import declare_cut, read_decoder
-from inference_pio.graphs.formats import WeightFormat
+from inference_pio.graphs.formats import Activations, WeightFormat
 from inference_pio.graphs.source import WeightSource
 from inference_pio.graphs.spec import DecoderSpec
 from inference_pio.graphs.targets import find_target
@@ -57,10 +57,12 @@ class CalibrationPlan:
         return self.options.switches.second_order and any(self.format_of(name).bits == 4 for name in linears)
 
     def build(self, checkpoint: Checkpoint) -> ir.Model:
-        """The canonical graph with lazy weights."""
+        """The canonical graph with lazy weights, of the decoder on text."""
         source = WeightSource(checkpoint)
         declare_cut(source, checkpoint, self.spec)
-        model: ir.Model = self.architecture.build(self.spec, source)
+        if self.spec.vision is not None:
+            self.architecture.build_vision(self.spec, source)  # accounts for its tensors, which text never reaches
+        model: ir.Model = self.architecture.build(self.spec.for_text(), source)
         return model
 
     def expected_memory(self) -> int:
@@ -80,6 +82,12 @@ def plan_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> Cal
     if options.block_size is not None:
         recipe = recipe.with_block_size(options.block_size)
     architecture, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)
+    formats = (recipe.layers, recipe.edges, *(chosen for _, chosen in recipe.overrides))
+    if spec.vision is not None and any(chosen.activations is Activations.STATIC for chosen in formats):
+        raise BadInputError(
+            f"recipe {recipe.name} is not available for {spec.model_type}: one step for all inputs, measured on text, "
+            "would clip those of images: use w8a8, whose steps are found per token"
+        )
     threads = os.cpu_count() or 1 if options.threads is None else options.threads
     if threads < 1:
         raise BadInputError(f"--threads must be at least 1, not {threads}")

@@ -113,6 +113,7 @@ def engine_options(function: F) -> F:
         click.option("--max-memory", type=SIZE, help="Refuse to use more memory than this."),
         click.option("--max-context", type=int, help="Lower the artifact's context to this many tokens."),
         click.option("--prefix-cache", "prefix_cache_bytes", type=SIZE, help="Budget of the prefix cache; 0 is off."),
+        click.option("--max-image-tokens", type=int, help="Shrink every image to at most this many tokens."),
         click.option(
             "--verify-hashes", type=click.Choice(["first-open", "always"]), help="When the weights are hashed."
         ),
@@ -133,6 +134,7 @@ ENGINE_FIELDS = (
     "max_memory",
     "max_context",
     "prefix_cache_bytes",
+    "max_image_tokens",
     "verify_hashes",
     "map_weights",
     "allow_failed",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ from inference_pio.calibration.result import Calibration
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.export.options import ExportOptions
+from inference_pio.export.preprocessor_files import check_preprocessors
 from inference_pio.export.side_bytes import IN_MEMORY
 from inference_pio.export.tokenizer_files import check_tokenizer
 from inference_pio.export.weight_writer import data_bytes
@@ -89,6 +91,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions, calibration: Cal
     check_kv_cache(checkpoint, options)
     architecture, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)
     check_tokenizer(checkpoint, spec.vocab_size)
+    check_preprocessors(checkpoint, spec.vision)
     context = _context_length(spec, options.context_length)
     threads = os.cpu_count() or 1 if options.threads is None else options.threads
     if threads < 1:
@@ -102,7 +105,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions, calibration: Cal
 
 
 def check_kv_cache(checkpoint: Checkpoint, options: ExportOptions) -> None:
-    """Raise BadInputError for a cache that the target or the model has no operators for."""
+    """Raise BadInputError for a cache that the target, its operators or the model do not allow."""
     if options.kv_cache not in KV_CACHES:
         raise BadInputError(
             f"--kv-cache {options.kv_cache} is not available on {options.target}: use {' or '.join(KV_CACHES)}"
@@ -113,6 +116,11 @@ def check_kv_cache(checkpoint: Checkpoint, options: ExportOptions) -> None:
             raise BadInputError(
                 f"--kv-cache int8 is not available for {spec.model_type}: it caches latents, which no operator of "
                 f"{options.target} reads as int8: leave it out (a latent is small already)"
+            )
+        if spec.vision is not None:
+            raise BadInputError(
+                f"--kv-cache int8 is not available for {spec.model_type}: its steps come from text and would clip the "
+                "keys and values of images: leave it out"
             )
 
 
@@ -135,20 +143,22 @@ def _context_length(spec: DecoderSpec, asked: int | None) -> int:
     return asked
 
 
-def estimate(model: ir.Model, threads: int) -> Estimate:
-    """Memory and disk that writing the lowered `model` takes."""
+def estimate(models: Collection[ir.Model], threads: int) -> Estimate:
+    """Memory and disk that writing the lowered `models` takes."""
     chunks = (threads + 2) * CHUNK_COPIES * CHUNK_ELEMENTS * 4
-    weights = data_bytes(model.graph)
+    weights = sum(data_bytes(model.graph) for model in models)
     return Estimate(BASE_BYTES + chunks + IN_MEMORY, weights, weights + OTHER_FILES_BYTES)
 
 
-def fit_resources(model: ir.Model, plan: ExportPlan, out: Path, max_memory: int | None) -> tuple[Estimate, int]:
+def fit_resources(
+    models: Collection[ir.Model], plan: ExportPlan, out: Path, max_memory: int | None
+) -> tuple[Estimate, int]:
     """The estimate and the number of threads that fits `max_memory`; raises ResourceLimitError with the need."""
     threads = plan.threads
-    needed = estimate(model, threads)
+    needed = estimate(models, threads)
     while max_memory is not None and needed.peak_memory > max_memory and threads > 1:
         threads -= 1
-        needed = estimate(model, threads)
+        needed = estimate(models, threads)
     if max_memory is not None and needed.peak_memory > max_memory:
         raise ResourceLimitError(
             f"this export needs {_mb(needed.peak_memory)} of memory and --max-memory allows {_mb(max_memory)}: "

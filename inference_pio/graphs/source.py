@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 
@@ -28,6 +29,15 @@ class WeightSource:
         if name in self._checkpoint.tensors:
             check_shape(self._checkpoint.tensors[name], shape)
         return Rows(((name, shape[0]),), shape[1:], self._read_rows)
+
+    def matrix(self, name: str, shape: tuple[int, ...]) -> Rows:
+        """As `rows`, each row of a tensor of more axes as one flat row."""
+        rows = self.rows(name, shape)
+        return Rows(
+            rows.parts,
+            (math.prod(rows.tail),),
+            lambda part, start, stop: self._read_rows(part, start, stop).reshape(stop - start, -1),
+        )
 
     def heads(self, name: str, heads: int, parts: Mapping[str, int], columns: int) -> dict[str, Rows]:
         """The tensor `name` [heads * sum of `parts`, columns], whose rows are grouped by head, taken apart.

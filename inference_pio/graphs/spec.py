@@ -33,6 +33,42 @@ class ExpertsSpec:
 
 
 @dataclass(frozen=True)
+class VisionSpec:
+    """A vision tower whose merged patches stand in a decoder's sequence, and whose layers `deepstack` feed it as well.
+
+    A patch is `patch_size` pixels wide and high and `temporal_patch_size` frames long; `merge_size` x `merge_size`
+    patches become one token. Learned positions form a square of `position_side`, resampled to every image's grid.
+    The token ids are those of the placeholders that image and video tokens have in a prompt, and of what is around.
+    """
+
+    depth: int
+    hidden_size: int
+    intermediate_size: int
+    heads: int
+    channels: int
+    patch_size: int
+    temporal_patch_size: int
+    merge_size: int
+    position_side: int
+    inverse_frequencies: tuple[float, ...]
+    deepstack: tuple[int, ...]
+    image_token_id: int
+    video_token_id: int
+    vision_start_token_id: int
+    vision_end_token_id: int
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers that one patch is made of."""
+        return self.channels * self.temporal_patch_size * self.patch_size**2
+
+    @property
+    def merged_size(self) -> int:
+        """Channels of the patches that become one token, side by side."""
+        return self.hidden_size * self.merge_size**2
+
+
+@dataclass(frozen=True)
 class MlaSpec:
     """Multi-head latent attention: keys and values of all heads are made of one latent of `kv_rank` channels.
 
@@ -59,7 +95,8 @@ class DecoderSpec:
     What a layer caches of a token is `cache_kinds` times `kv_heads` rows of `head_dim` numbers; latent attention has
     one row of `kv_rank + rope_dim`, and its bias flags are those of the projections into latents and out of heads.
     `windows` has one entry per layer: the number of positions a token sees, itself included, or None for all.
-    `context_length` is the number of positions that the original handles consistently.
+    `context_length` is the number of positions that the original handles consistently. Tensor names begin with
+    `prefix`; a decoder with `vision` takes images.
     """
 
     model_type: str
@@ -87,6 +124,8 @@ class DecoderSpec:
     """The token table and the head, which recipes may treat more gently than the layers."""
     float_tensors: tuple[str, ...] = ("*.mlp.gate.weight",)
     """Patterns of tensors that no recipe rounds unless it names them: a router's rounding changes which experts run."""
+    prefix: str = "model"
+    vision: VisionSpec | None = None
 
     @property
     def layers(self) -> int:
@@ -100,6 +139,10 @@ class DecoderSpec:
     def experts(self, layer: int) -> ExpertsSpec | None:
         """The experts of a layer, or None where it is dense."""
         return self.moe if self.sparse and self.sparse[layer] else None
+
+    def for_text(self) -> DecoderSpec:
+        """The same decoder for text alone, whose tokens have three positions that are one."""
+        return replace(self, vision=None, rope=replace(self.rope, sections=None))
 
     def truncated(self, layers: int) -> DecoderSpec:
         """The same decoder cut after its first `layers` layers."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from inference_pio.artifact.manifest import Manifest, read_manifest
 from inference_pio.checkpoint.checkpoint import Checkpoint
+from inference_pio.verify.examples import read_examples
 from inference_pio.verify.options import VerifyOptions
 from inference_pio.verify.original import passes_for
 from inference_pio.verify.passes import ARTIFACT_ALONE
@@ -47,6 +48,8 @@ def estimate(artifact: str | Path, checkpoint: str | Path | None, options: Verif
     """
     options = options or VerifyOptions()
     manifest = read_manifest(Path(artifact))
+    if manifest.vision is not None:
+        return _answers_estimate(manifest, options)
     window = min(options.window, manifest.model.context_length)
     wanted = options.positions_for(manifest.recipe.name)
     window = min(window, wanted)
@@ -59,6 +62,14 @@ def estimate(artifact: str | Path, checkpoint: str | Path | None, options: Verif
         passes = passes_for(manifest, options)
     rows = passes.rows(positions, window)
     return Estimate(max(phases), rows * manifest.model.vocab_size * 4, positions)
+
+
+def _answers_estimate(manifest: Manifest, options: VerifyOptions) -> Estimate:
+    """For answers about images: the original is held whole, and no answer has more tokens than bytes."""
+    examples = () if options.data is None else read_examples(options.data).examples
+    positions = sum(len(example.answer.encode()) for example in examples)
+    memory = max(_engine_bytes(manifest, _CHUNK), 4 * manifest.parameters + _TORCH)
+    return Estimate(memory, 2 * positions * manifest.model.vocab_size * 4, positions)
 
 
 def _engine_bytes(manifest: Manifest, window: int) -> int:

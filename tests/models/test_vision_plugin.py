@@ -74,6 +74,20 @@ def test_refused(plugin: VisionPlugin, data: Any, words: str):
         plugin.infer(data)
 
 
+def test_an_artifact_answers(vision_artifact, tmp_path):
+    few: dict[str, Any] = {"max_new_tokens": 6, "temperature": 0, "ignore_eos": True}
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    plugin = create_qwen3_vl_2b_instruct_plugin(vision_artifact("fp32"))
+    try:
+        assert plugin.generate_text("import os", **few) != ""
+        seen, other = (plugin.infer({"text": "What is it?", "image": image}) for image in (pixels, 255 - pixels))
+        assert seen and other and seen != other
+        with pytest.raises(ValueError, match="uint8"):
+            plugin.infer({"text": "What is it?", "image": pixels / 255})
+    finally:
+        plugin.cleanup()
+
+
 def test_metadata():
     metadata = create_qwen3_vl_2b_instruct_plugin().metadata
     assert metadata.supported_modalities == ("text", "image") and metadata.num_parameters == 2_127_532_032

@@ -85,7 +85,7 @@ def test_schemas_type_the_values(monkeypatch: pytest.MonkeyPatch, artifact: Path
     tool = {"function": {"name": "f", "parameters": {"properties": {"n": {"type": "integer"}}}}}
     xml = "<tool_call>\n<function=f>\n<parameter=n>\n7\n</parameter>\n</function>\n</tool_call>"
     with Engine.open(artifact) as engine:
-        engine._chat_template = ChatTemplate("{{ messages[0].content }}{# <function= <tool_call> #}", {})
+        engine._prompts._chat_template = ChatTemplate("{{ messages[0].content }}{# <function= <tool_call> #}", {})
         say(engine, monkeypatch, xml)
         assert engine.chat(USER, tools=[tool]).tool_calls == (ToolCall("f", {"n": 7}),)
 

@@ -13,6 +13,7 @@ from inference_pio.graphs.rewrites import (
     keep_logits,
     latent_attention,
     linear_kernels,
+    multi_head_attention,
     pack_gate_up,
     pack_latents,
     pack_qkv,
@@ -38,6 +39,10 @@ TARGET = Target(
         Step(integer_kernels),
         Step(linear_kernels, required=True),
         Step(embedding_kernels),
+    ),
+    vision_steps=(
+        Step(multi_head_attention, required=True),
+        Step(linear_kernels, required=True),
     ),
     padding="right",
     compact_cache=True,

@@ -47,26 +47,35 @@ class Step:
 class Target:
     """Where an artifact runs and how its graph gets there.
 
-    `requires` names the packages and their minimum versions; `padding` is the side on which batches are padded;
-    `compact_cache` says that a row's cache has no gaps.
+    `requires` names the packages and their minimum versions; `steps` lower a decoder and `vision_steps` a vision
+    tower; `padding` is the side on which batches are padded; `compact_cache` says that a row's cache has no gaps.
     """
 
     name: str
     opset: int
     requires: tuple[tuple[str, str], ...]
     steps: tuple[Step, ...]
+    vision_steps: tuple[Step, ...]
     padding: str
     compact_cache: bool
     shared_cache_buffer: bool
 
     def lower(self, model: ir.Model, context: LoweringContext) -> list[RewriteReport]:
-        """Lower a canonical model in place and say how often each rewrite matched."""
-        reports = []
-        for step in (step for step in self.steps if step.applies(context.spec)):
-            reports.append(apply_rewrite(step.rewrite, model.graph, context, step.required))
-            prune(model.graph)
-        drop_unused_functions(model)
-        kept = [value for value in model.graph.inputs if list(value.uses())]
-        del model.graph.inputs[:]
-        model.graph.inputs.extend(kept)
-        return reports
+        """Lower a canonical decoder in place and say how often each rewrite matched."""
+        return _apply(self.steps, model, context)
+
+    def lower_vision(self, model: ir.Model, context: LoweringContext) -> list[RewriteReport]:
+        """As `lower`, for the canonical graph of a vision tower."""
+        return _apply(self.vision_steps, model, context)
+
+
+def _apply(steps: tuple[Step, ...], model: ir.Model, context: LoweringContext) -> list[RewriteReport]:
+    reports = []
+    for step in (step for step in steps if step.applies(context.spec)):
+        reports.append(apply_rewrite(step.rewrite, model.graph, context, step.required))
+        prune(model.graph)
+    drop_unused_functions(model)
+    kept = [value for value in model.graph.inputs if list(value.uses())]
+    del model.graph.inputs[:]
+    model.graph.inputs.extend(kept)
+    return reports

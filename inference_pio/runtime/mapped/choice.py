@@ -9,7 +9,7 @@ from typing import Any
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.artifact.hashing import StampCache
 from inference_pio.errors import BadInputError
-from inference_pio.runtime.backends.ort import import_onnxruntime, session_entries, session_options
+from inference_pio.runtime.backends.ort_session import import_onnxruntime, session_entries, session_options
 from inference_pio.runtime.config import EngineConfig, MapWeights
 from inference_pio.runtime.mapped.available import available_memory
 from inference_pio.runtime.mapped.store import MappedStore, machine_facts

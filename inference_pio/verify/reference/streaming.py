@@ -38,7 +38,7 @@ def write_logits(
     decoder, or a weight is missing or of the wrong shape.
     """
     report = progress or (lambda done, total: None)
-    with _threads(threads), torch.inference_mode():
+    with torch_threads(threads), torch.inference_mode():
         model = skeleton(folder)
         model.model.layers = model.model.layers[:layers]
         work = len(model.model.layers) + 1
@@ -69,7 +69,7 @@ def _batch(windows: Sequence[np.ndarray]) -> torch.Tensor:
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def torch_threads(count: int | None) -> Iterator[None]:
     """Let torch use `count` threads for a while."""
     before = torch.get_num_threads()
     if count:
