@@ -195,7 +195,7 @@ def test_no_folder_no_hub_id_no_checkpoint(tmp_path, refused, tiny_artifact):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model_type": "llama"}, "'llama' is not supported; supported are qwen3"),
+        ({"model_type": "gpt2"}, "llama, mistral, qwen2, qwen3"),
         ({"model_type": None}, "model_type is missing"),
         ({"model_type": ["qwen3"]}, "model_type is ['qwen3'], not a string"),
         ({"hidden_size": -32}, "hidden_size is -32"),
