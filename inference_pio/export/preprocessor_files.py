@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tokenizers import Tokenizer
+
 from inference_pio.artifact.jsonfile import read_json_object
 from inference_pio.artifact.preprocessing import IMAGE_FILE, VIDEO_FILE, read_preprocessing
 from inference_pio.checkpoint.checkpoint import Checkpoint
@@ -15,6 +17,7 @@ def check_preprocessors(checkpoint: Checkpoint, vision: VisionSpec | None) -> No
     """Raise BadInputError unless a model with a vision tower says how its images are prepared, and for that tower."""
     if vision is None:
         return
+    _check_tokens(checkpoint, vision)
     files = {file.name: file for file in checkpoint.preprocessor_files}
     if IMAGE_FILE not in files:
         raise BadInputError(
@@ -30,3 +33,15 @@ def check_preprocessors(checkpoint: Checkpoint, vision: VisionSpec | None) -> No
                     f"{name} has a {size} of {getattr(found, size)}, but config.json implies {getattr(vision, size)}: "
                     "the two belong to different models"
                 )
+
+
+def _check_tokens(checkpoint: Checkpoint, vision: VisionSpec) -> None:
+    """The tokens that stand for images must be the tokenizer's own: with other ids no image would find its place."""
+    tokenizer = Tokenizer.from_file(str(next(f for f in checkpoint.tokenizer_files if f.name == "tokenizer.json")))
+    added = tokenizer.get_added_tokens_decoder()
+    for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
+        if getattr(vision, name) not in added:
+            raise BadInputError(
+                f"config.json: {name} is {getattr(vision, name)}, which is no added token of tokenizer.json: the two "
+                "belong to different models"
+            )

@@ -312,6 +312,8 @@ def test_command_line(capsys, vision_artifact, tmp_path):
         ({"preprocessor_config.json": {"patch_size": 16}}, "patch_size of 16"),
         ({"preprocessor_config.json": {"do_normalize": False}}, "do_normalize"),
         ({"video_preprocessor_config.json": {"merge_size": 4}}, "merge_size of 4"),
+        ({"config.json": {"image_token_id": 7}}, "image_token_id is 7, which is no added token"),
+        ({"config.json": {"vision_end_token_id": 2055}}, "vision_end_token_id is 2055"),
     ],
 )
 def test_preprocessors_of_other_models(vision_checkpoint, tmp_path, changes, words):
