@@ -8,7 +8,7 @@ from inference_pio.artifact.printable import listed, printable
 from inference_pio.checkpoint.harmless_keys import HARMLESS_KEYS
 from inference_pio.errors import BadInputError
 
-__all__ = ["HARMLESS_KEYS", "ConfigReader"]
+__all__ = ["HARMLESS_KEYS", "ConfigReader", "decoder_config"]
 
 T = TypeVar("T", bool, int, float, str)
 
@@ -17,6 +17,12 @@ MAX_INT = 2**31 - 1
 MAX_FLOAT = (2 - 2**-23) * 2.0**127
 
 _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
+
+
+def decoder_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config.json that describes the decoder: a section of its own in models with other parts."""
+    section = config.get("text_config")
+    return section if isinstance(section, dict) else config
 
 
 class ConfigReader:

@@ -33,10 +33,10 @@ from inference_pio.artifact.manifest import (
 from inference_pio.artifact.process import peak_rss_bytes
 from inference_pio.artifact.writer import ArtifactWriter
 from inference_pio.checkpoint.checkpoint import Checkpoint
+from inference_pio.checkpoint.config import decoder_config
 from inference_pio.checkpoint.files import read_small
 from inference_pio.export.genai_config import genai_config
 from inference_pio.export.plan import Estimate, ExportPlan
-from inference_pio.graphs.architectures import decoder_config
 from inference_pio.graphs.blocks.rope import RopeSpec
 from inference_pio.graphs.rewrites.expert_kernels import rounds_activations
 from inference_pio.graphs.spec import DecoderSpec, VisionSpec

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.artifact.manifest import Manifest
 from inference_pio.checkpoint.checkpoint import Checkpoint
+from inference_pio.checkpoint.config import decoder_config
 from inference_pio.errors import BadInputError
-from inference_pio.graphs.architectures import decoder_config
 from inference_pio.runtime.tokenizer import Tokenizer
 from inference_pio.verify.examples import Example
 from inference_pio.verify.options import VerifyOptions

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference_pio.checkpoint.config import ConfigReader
+from inference_pio.checkpoint.config import ConfigReader, decoder_config
 from inference_pio.errors import BadInputError
 
 
@@ -189,3 +189,10 @@ def test_keys_can_be_ignored_in_three_ways() -> None:
 def test_many_unknown_keys_are_counted() -> None:
     with pytest.raises(BadInputError, match="'k07' and 2 more"):
         ConfigReader({f"k{i:02}": 1 for i in range(10)}).finish()
+
+
+@pytest.mark.parametrize("section", [None, [], "x", 5])
+def test_a_decoder_is_described_at_the_top_or_in_a_section(section):
+    assert decoder_config({"a": 1, "text_config": {"b": 2}}) == {"b": 2}
+    values = {"a": 1, "text_config": section}
+    assert decoder_config(values) is values

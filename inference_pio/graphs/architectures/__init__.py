@@ -10,12 +10,11 @@ import importlib
 import pkgutil
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
 
 import onnx_ir as ir
 
 from inference_pio.checkpoint.checkpoint import Checkpoint
-from inference_pio.checkpoint.config import ConfigReader
+from inference_pio.checkpoint.config import ConfigReader, decoder_config
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.source import WeightSource
 from inference_pio.graphs.spec import DecoderSpec
@@ -53,11 +52,6 @@ def read_decoder(
         spec = spec.truncated(layers)
     _check_experts(checkpoint, spec)
     return architecture, spec
-
-
-def decoder_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a config.json that describes the decoder: a section of its own in models with other parts."""
-    return config.get("text_config") or config
 
 
 def _check_experts(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
