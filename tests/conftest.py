@@ -35,6 +35,28 @@ def tiny_artifact(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
     return make
 
 
+@pytest.fixture(scope="session")
+def vision_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen3-VL checkpoint."""
+    from vision_cases import write_vision_shape
+
+    return write_vision_shape("plain", tmp_path_factory.mktemp("vision") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def vision_artifact(vision_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`vision_artifact("int8")`: it exported with a recipe, once per session."""
+    folder = tmp_path_factory.mktemp("vision_artifacts")
+
+    def make(precision: str) -> Path:
+        out = folder / precision
+        if not out.exists():
+            export(vision_checkpoint, out, ExportOptions(precision=precision))
+        return out
+
+    return make
+
+
 @pytest.fixture(autouse=True)
 def private_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep stamps and derived files out of the user's own cache."""

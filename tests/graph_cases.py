@@ -72,9 +72,9 @@ def arrays_of(spec: DecoderSpec, seed: int = 0) -> dict[str, np.ndarray]:
             "self_attn.k_proj": ((kv, hidden), spec.qkv_bias),
             "self_attn.v_proj": ((kv, hidden), spec.qkv_bias),
             "self_attn.o_proj": ((hidden, q), spec.output_bias),
-            "mlp.gate_proj": ((inner, hidden), False),
-            "mlp.up_proj": ((inner, hidden), False),
-            "mlp.down_proj": ((hidden, inner), False),
+            "mlp.gate_proj": ((inner, hidden), spec.mlp_bias),
+            "mlp.up_proj": ((inner, hidden), spec.mlp_bias),
+            "mlp.down_proj": ((hidden, inner), spec.mlp_bias),
         }
         for name, (shape, bias) in linears.items():
             shapes[f"model.layers.{layer}.{name}.weight"] = shape

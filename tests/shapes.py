@@ -66,6 +66,24 @@ SHAPES: dict[str, dict[str, Any]] = {
     "odd_heads": {"num_attention_heads": 3, "num_key_value_heads": 3, "hidden_size": 72},
     "bias": {"attention_bias": True, "head_dim": 48},
     "odd_sizes": {"hidden_size": 40, "intermediate_size": 56, "head_dim": 16, "vocab_size": 2049},
+    "qwen2": {"model_type": "qwen2", "hidden_size": 64, "head_dim": 16},
+    "qwen2_windows": {
+        "model_type": "qwen2",
+        "use_sliding_window": True,
+        "sliding_window": 16,
+        "max_window_layers": 1,
+        "tie_word_embeddings": False,
+    },
+    "llama": {"model_type": "llama", "rope_parameters": LLAMA3},
+    "llama_biases": {
+        "model_type": "llama",
+        "attention_bias": True,
+        "mlp_bias": True,
+        "num_key_value_heads": 4,
+        "tie_word_embeddings": False,
+    },
+    "mistral": {"model_type": "mistral", "sliding_window": 16, "tie_word_embeddings": False},
+    "mistral_no_window": {"model_type": "mistral", "sliding_window": None, "head_dim": 48},
 }
 
 MOE_SHAPES: dict[str, dict[str, Any]] = {
@@ -75,13 +93,48 @@ MOE_SHAPES: dict[str, dict[str, Any]] = {
     "moe_dense_between": {**MOE, "mlp_only_layers": [1], "norm_topk_prob": False, "attention_bias": True},
     "moe_every_second": {**MOE, "decoder_sparse_step": 2, "moe_intermediate_size": 24, "num_experts": 5},
 }
-ALL_SHAPES = SHAPES | MOE_SHAPES
+
+GLM: dict[str, Any] = {
+    "model_type": "glm4_moe_lite",
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "q_lora_rank": 40,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "head_dim": 8,  # another name of the line above
+    "v_head_dim": 24,
+    "n_routed_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+    "tie_word_embeddings": False,
+}
+DEEPSEEK_YARN = {**YARN, "mscale": 1.0, "mscale_all_dim": 0.7}
+
+GLM_SHAPES: dict[str, dict[str, Any]] = {
+    "glm": GLM,
+    "glm_odd_heads": {**GLM, "num_attention_heads": 3, "num_key_value_heads": 3, "hidden_size": 72, "v_head_dim": 16},
+    "glm_dense": {**GLM, "mlp_layer_types": ["dense"] * 3, "v_head_dim": 16},
+    "glm_direct_queries": {
+        **GLM,
+        "mlp_layer_types": ["dense"] * 3,
+        "q_lora_rank": None,
+        "rope_interleave": False,
+        "tie_word_embeddings": True,
+    },
+    "glm_bias": {**GLM, "attention_bias": True, "n_shared_experts": 2, "num_experts_per_tok": 1},
+    "glm_sparse_first": {**GLM, "mlp_layer_types": ["sparse", "dense", "sparse"], "norm_topk_prob": False},
+    "glm_yarn": {**GLM, "rope_parameters": DEEPSEEK_YARN, "routed_scaling_factor": 1.0},
+}
+ALL_SHAPES = SHAPES | MOE_SHAPES | GLM_SHAPES
 
 
-def write_shape(name: str, out: Path, dtype: torch.dtype = torch.float32, shard_size: str = "5GB") -> Path:
+def write_shape(
+    name: str, out: Path, dtype: torch.dtype = torch.float32, shard_size: str = "5GB", **changes: Any
+) -> Path:
     """Write the random checkpoint called `name` with the tiny tokenizer; biases and norms are random as well."""
     torch.manual_seed(0)
-    values = {**SMALL, **ALL_SHAPES[name]}
+    values = {**SMALL, **ALL_SHAPES[name], **changes}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values))
     with torch.no_grad():
         for key, parameter in model.named_parameters():
@@ -91,6 +144,9 @@ def write_shape(name: str, out: Path, dtype: torch.dtype = torch.float32, shard_
                 parameter.normal_(1, 0.2)
             else:
                 parameter.normal_(0, 0.1)
+        for key, buffer in model.named_buffers():
+            if key.endswith("e_score_correction_bias"):
+                buffer.normal_(0, 0.2)
     model.to(dtype).save_pretrained(out, max_shard_size=shard_size)
     for file in ("tokenizer.json", "tokenizer_config.json"):
         (out / file).write_bytes((tiny_checkpoint("qwen3") / file).read_bytes())

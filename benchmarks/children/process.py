@@ -35,3 +35,9 @@ def status_bytes(key: str) -> int:
     lines = Path("/proc/self/status").read_text("ascii").splitlines()
     line = next(line for line in lines if line.startswith(f"{key}:"))
     return int(line.split()[1]) * 1024
+
+
+def disk_bytes_read() -> int:
+    """What this process made the system read from disk so far, page faults included."""
+    lines = Path("/proc/self/io").read_text("ascii").splitlines()
+    return int(next(line for line in lines if line.startswith("read_bytes:")).split()[1])

@@ -1,9 +1,9 @@
-"""Write a Qwen3 checkpoint as GGUF and let llama.cpp quantize it; runs in the peers' environment.
+"""Write a Qwen3 or Qwen3-MoE checkpoint as GGUF and let llama.cpp quantize it; runs in the peers' environment.
 
     python benchmarks/peers/convert_llama.py CHECKPOINT OUT.gguf --type Q8_0
 
 The vocabulary is left out (`no_vocab`), because the benchmark feeds token ids. Weights stay bfloat16 until llama.cpp
-quantizes them with its own defaults, which choose the type of the token table; norms are float32.
+quantizes them with its own defaults, which choose the type of the token table; norms and routers are float32.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,9 @@ FILE_TYPES = {
     "Q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
     "Q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0,
 }
+
+ARCHITECTURES = {"qwen3": gguf.MODEL_ARCH.QWEN3, "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE}
+EXPERT = re.compile(r"(.+)\.experts\.(\d+)\.(gate_proj|up_proj|down_proj)\.weight")
 
 
 def tensors(checkpoint: Path) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
@@ -41,13 +45,32 @@ def tensors(checkpoint: Path) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
             yield name, np.memmap(file, np.uint16, "r", 8 + length + start, tuple(entry["shape"]))
 
 
+def with_stacked_experts(checkpoint: Path) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    """As `tensors`, the experts of a layer in one tensor [experts, rows, columns], as GGUF has them."""
+    experts: dict[str, dict[int, np.ndarray[Any, Any]]] = {}
+    for name, bits in tensors(checkpoint):
+        found = EXPERT.fullmatch(name)
+        if found is None:
+            yield name, bits
+        else:
+            experts.setdefault(f"{found[1]}.experts.{found[3]}.weight", {})[int(found[2])] = bits
+    for name, parts in experts.items():
+        yield name, np.stack([parts[expert] for expert in sorted(parts)])
+
+
 def write(checkpoint: Path, out: Path) -> None:
-    """The checkpoint as a bfloat16 GGUF file; ValueError for what is no Qwen3 or has a tensor unknown to GGUF."""
+    """The checkpoint as a bfloat16 GGUF file; ValueError for another model, or a tensor unknown to GGUF."""
     config = json.loads((checkpoint / "config.json").read_text("utf-8"))
-    if config["model_type"] != "qwen3":
-        raise ValueError(f"{checkpoint} has model_type {config['model_type']}; this converter knows qwen3")
+    architecture = ARCHITECTURES.get(config["model_type"])
+    if architecture is None:
+        known = ", ".join(ARCHITECTURES)
+        raise ValueError(f"{checkpoint} has model_type {config['model_type']}; this converter knows {known}")
     layers = config["num_hidden_layers"]
-    writer = gguf.GGUFWriter(out, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.QWEN3])
+    writer = gguf.GGUFWriter(out, gguf.MODEL_ARCH_NAMES[architecture], use_temp_file=True)
+    if architecture is gguf.MODEL_ARCH.QWEN3MOE:
+        writer.add_expert_count(config["num_experts"])
+        writer.add_expert_used_count(config["num_experts_per_tok"])
+        writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
     writer.add_block_count(layers)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
@@ -61,12 +84,12 @@ def write(checkpoint: Path, out: Path) -> None:
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
     writer.add_tokenizer_model("no_vocab")
     writer.add_vocab_size(config["vocab_size"])
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, layers)
-    for name, bits in tensors(checkpoint):
+    names = gguf.get_tensor_name_map(architecture, layers)
+    for name, bits in with_stacked_experts(checkpoint):
         known = names.get_name(name, (".weight",))
         if known is None:
             raise ValueError(f"GGUF has no name for tensor {name} of {checkpoint}")
-        if bits.ndim == 1:
+        if bits.ndim == 1 or name.endswith(".mlp.gate.weight"):
             writer.add_tensor(known, (bits.astype(np.uint32) << 16).view(np.float32))
         else:
             raw = np.ascontiguousarray(bits).view(np.uint8)

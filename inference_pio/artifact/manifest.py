@@ -89,17 +89,49 @@ class GraphFacts:
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """The key/value cache: per layer two tensors [batch, kv_heads, length, head_dim] of `dtype`, float32 or int8."""
+    """The key/value cache: per layer one tensor of each of `kinds`, [batch, kv_heads, length, head_dim] of `dtype`.
+
+    Tensors are called `past_key_values.N.KIND` and `present.N.KIND`; a `latent` is a row that keys and values of all
+    heads are made of. `dtype` is float32 or int8.
+    """
 
     layers: int
     kv_heads: int
     head_dim: int
     dtype: str
+    kinds: list[str] = field(default_factory=lambda: ["key", "value"])
 
     @property
     def bytes_per_token(self) -> int:
         """What one token takes in all layers."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * CACHE_ITEM_BYTES[self.dtype]
+        return len(self.kinds) * self.layers * self.kv_heads * self.head_dim * CACHE_ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class PositionSpec:
+    """Tokens with three positions (time, height, width), whose rotary angles are an input of the decoder.
+
+    Row n of `cos_cache` and `sin_cache` belongs to the n-th token of the sequence: for each of `inverse_frequencies`,
+    cos and sin of its product with the position that `streams` says (0 to 2), times `scaling`.
+    """
+
+    inverse_frequencies: list[float]
+    streams: list[int]
+    scaling: float
+
+
+@dataclass(frozen=True)
+class VisionFacts:
+    """What the runtime must know of a vision tower; see `graphs.spec.VisionSpec`."""
+
+    patch_size: int
+    temporal_patch_size: int
+    merge_size: int
+    position_side: int
+    image_token_id: int
+    video_token_id: int
+    vision_start_token_id: int
+    vision_end_token_id: int
 
 
 @dataclass(frozen=True)
@@ -148,6 +180,8 @@ class Manifest:
     memory: Memory
     accuracy: Accuracy | None
     files: dict[str, FileHash]
+    positions: PositionSpec | None = None
+    vision: VisionFacts | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -168,6 +202,10 @@ class Manifest:
     @property
     def parameters(self) -> int:
         return self.model.parameters
+
+    def graph(self, role: str) -> GraphFacts | None:
+        """The first graph of a role, if there is one."""
+        return next((graph for graph in self.graphs if graph.role == role), None)
 
 
 @cache
@@ -194,12 +232,14 @@ def read_manifest(folder: Path) -> Manifest:
     return _from_dict(values)
 
 
-def fingerprint(files: dict[str, FileHash], cache: CacheSpec) -> str:
-    """SHA-256 over the hashes of `files` (graphs, weights, tokenizer) and the cache specification."""
+def fingerprint(files: dict[str, FileHash], *specifications: CacheSpec | PositionSpec | VisionFacts | None) -> str:
+    """SHA-256 over the hashes of `files` (graphs, weights, tokenizer) and what the runtime computes by."""
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(f"{name} {files[name].sha256} {files[name].size}\n".encode())
-    digest.update(json_bytes(asdict(cache)))
+    for specification in specifications:
+        if specification is not None:
+            digest.update(json_bytes(asdict(specification)))
     return digest.hexdigest()
 
 
@@ -228,6 +268,8 @@ def _from_dict(values: dict[str, Any]) -> Manifest:
         memory=Memory(**values["memory"]),
         accuracy=Accuracy(**accuracy) if accuracy else None,
         files=_hashes(values["files"]),
+        positions=PositionSpec(**values["positions"]) if values.get("positions") else None,
+        vision=VisionFacts(**values["vision"]) if values.get("vision") else None,
     )
 
 

@@ -25,6 +25,21 @@ def parse_json_object(raw: bytes, where: str) -> dict[str, Any]:
     except UnicodeDecodeError as fault:
         raise BadInputError(f"{where} is not UTF-8 at byte {fault.start}; save it as UTF-8") from fault
     try:
+        value = parse_json(text)
+    except _TooDeepError as fault:
+        raise BadInputError(f"{where} is {fault}") from fault
+    except _NoTextError as fault:
+        raise BadInputError(f"{where} holds {fault}") from fault
+    except ValueError as fault:
+        raise BadInputError(f"{where} is not valid JSON: {fault}; mend it or download it again") from fault
+    if not isinstance(value, dict):
+        raise BadInputError(f"{where} must hold a JSON object, not {type(value).__name__}")
+    return value
+
+
+def parse_json(text: str) -> Any:
+    """The JSON value in `text`; raises ValueError, of which json.JSONDecodeError is for wrong syntax."""
+    try:
         value = json.loads(
             text,
             object_pairs_hook=_unique_keys,
@@ -33,17 +48,21 @@ def parse_json_object(raw: bytes, where: str) -> dict[str, Any]:
             parse_constant=_no_constant,
         )
     except RecursionError as fault:
-        raise BadInputError(f"{where} is nested more than {MAX_DEPTH} levels deep") from fault
-    except ValueError as fault:
-        raise BadInputError(f"{where} is not valid JSON: {fault}; mend it or download it again") from fault
-    if not isinstance(value, dict):
-        raise BadInputError(f"{where} must hold a JSON object, not {type(value).__name__}")
+        raise _TooDeepError(f"nested more than {MAX_DEPTH} levels deep") from fault
     if _is_deep(value):
-        raise BadInputError(f"{where} is nested more than {MAX_DEPTH} levels deep")
+        raise _TooDeepError(f"nested more than {MAX_DEPTH} levels deep")
     # Only escapes can bring unpaired surrogates into text that was UTF-8.
     if "\\u" in text and not _is_text(value):
-        raise BadInputError(f"{where} holds an unpaired surrogate escape, which is not text")
+        raise _NoTextError("an unpaired surrogate escape, which is not text")
     return value
+
+
+class _TooDeepError(ValueError):
+    pass
+
+
+class _NoTextError(ValueError):
+    pass
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -75,7 +94,7 @@ def _no_constant(text: str) -> float:
 
 
 def _is_deep(value: object) -> bool:
-    level: list[Any] = [value]
+    level: list[Any] = [value] if isinstance(value, dict | list) else []
     for _ in range(MAX_DEPTH):
         level = [
             child

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -15,6 +14,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from inference_pio.artifact.jsonfile import read_json_object
+from inference_pio.artifact.locking import FolderBusyError, FolderLock
 from inference_pio.artifact.manifest import MANIFEST_NAME, FileHash
 from inference_pio.errors import BadInputError, ResourceLimitError
 
@@ -26,6 +26,7 @@ class HashedFile:
     """A file being written whose SHA-256 grows with it."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file: BinaryIO = open(path, "xb", buffering=0)  # noqa: SIM115 (closed by `close`)
         self._digest = hashlib.sha256()
         self.size = 0
@@ -71,29 +72,22 @@ class ArtifactWriter:
         self.files: dict[str, FileHash] = {}
         self.folder = self.out.with_name(f".{self.out.name}.partial")
         self._force = force
-        self._lock = -1
 
     def __enter__(self) -> ArtifactWriter:
         refuse_existing(self.out, self._force)
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            self.folder.mkdir(exist_ok=True)
-            self._lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            self._lock = FolderLock(self.folder)
+        except FolderBusyError:
+            raise BadInputError(f"another export is writing {self.out}: wait for it or choose another -o") from None
         except OSError as error:
             raise disk_error(error, f"cannot write beside {self.out}") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(self._lock), self.folder.stat()):
-                raise BlockingIOError  # the folder was renamed or replaced before the lock was ours
-        except OSError:
-            os.close(self._lock)
-            raise BadInputError(f"another export is writing {self.out}: wait for it or choose another -o") from None
         try:
             _recover(self.out)
             refuse_existing(self.out, self._force)  # now that nobody else is at it
             _clear(self.folder)
         except OSError as error:
-            os.close(self._lock)
+            self._lock.release()
             raise disk_error(error, f"cannot clear {self.folder}") from None
         except BadInputError:
             self.__exit__(None, None, None)
@@ -136,7 +130,7 @@ class ArtifactWriter:
         self.add(MANIFEST_NAME, manifest, record=False)
         refuse_existing(self.out, self._force)
         try:
-            os.fsync(self._lock)
+            os.fsync(self._lock.descriptor)
             if self.out.exists():
                 _exchange(self.folder, self.out)
                 shutil.rmtree(self.folder)
@@ -151,9 +145,9 @@ class ArtifactWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.folder.exists() and os.fstat(self._lock).st_ino == self.folder.stat().st_ino:
+        if self.folder.exists() and self._lock.holds(self.folder):
             shutil.rmtree(self.folder)
-        os.close(self._lock)
+        self._lock.release()
 
 
 def refuse_existing(out: Path, force: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from inference_pio.calibration.cache_statistics import CacheStatistics
+from inference_pio.calibration.experts import Experts, ExpertsResult, calibrate_experts
 from inference_pio.calibration.layer import LayerResult, TapChoice, choose, choose_step, emit, folded
 from inference_pio.calibration.layer_graphs import LayerGraph, Runner, cut, feed_of
 from inference_pio.calibration.observers import Observer, ObserverKind
@@ -23,6 +24,8 @@ from inference_pio.errors import BadInputError
 from inference_pio.graphs.formats import Activations
 from inference_pio.graphs.weights import stored_rows
 
+EXPERTS = "experts"
+"""In the workspace, the hidden states that a layer's experts read."""
 JUDGED_SAMPLES = 4
 """Samples on which a whole layer, rounded, is compared with itself in float32."""
 
@@ -38,6 +41,13 @@ class Collector:
         self._layers = cut(model)
         self._runner = Runner(self._layers, model.opset_imports, plan.threads)
         self._shared = self._runner.shared_values(len(samples[0]))
+        self._experts = {
+            layer.index: Experts.of(layer.experts) for layer in self._layers.layers if layer.experts is not None
+        }
+        counts = {index: experts.count for index, experts in self._experts.items()}
+        steps = [len(samples) + counts.get(layer.index, 0) for layer in self._layers.layers]
+        self._steps = np.concatenate([[0], np.cumsum(steps)]).tolist()
+        """Steps of progress before each layer, and in all."""
         if work.finished_layers() == 0:
             self._write_embeddings()
 
@@ -49,6 +59,7 @@ class Collector:
         layer = self._layers.layers[index]
         weights = {str(value.name): _whole(value) for value in layer.weights}
         statistics, cache = self._collect(layer, weights, report)
+        experts = self._run_experts(index, report)
         if not self._plan.recipe.calibrated:  # only the cache's steps are asked for
             return cache, {"layer": index, "output_error": None, "linears": [], "exceptions": []}
         format_of, switches = self._plan.format_of, self._plan.options.switches
@@ -58,11 +69,13 @@ class Collector:
         result = emit(statistics, choices, weights, format_of, switches)
         facts = {
             "layer": index,
-            "output_error": self._output_error(layer, weights, choices, result),
-            "linears": result.linears,
+            "output_error": self._output_error(layer, choices, result, experts),
+            "linears": [*result.linears, *(experts.linears if experts else ())],
             "exceptions": result.exceptions,
         }
-        return {**result.arrays, **cache}, facts
+        if experts is not None:
+            facts["expert_tokens"] = experts.tokens
+        return {**result.arrays, **(experts.arrays if experts else {}), **cache}, facts
 
     def _collect(
         self, layer: LayerGraph, weights: Mapping[str, np.ndarray], report: Progress
@@ -72,8 +85,11 @@ class Collector:
         statistics = [TapStatistics(tap, count, self._plan.needs_gram(tap.linears)) for tap in taps]
         cache = None if cache_taps is None else CacheStatistics(cache_taps, self._plan.spec.rope.scaling)
         wanted = [tap.value for tap in taps] + ([cache_taps.key, cache_taps.value] if cache_taps else [])
-        session = self._runner.session(layer, wanted)
+        expert_input = [] if layer.experts is None else [layer.experts.inputs[0]]
+        new = [value for value in expert_input if value not in wanted]
+        session = self._runner.session(layer, [*wanted, *new])
         writer = self._work.write_hidden(layer.index + 1)
+        expert_writer = self._work.write_hidden(EXPERTS) if expert_input else None
         for number, hidden_1SC in enumerate(self._hidden(layer.index)):
             output, *found = session.run(None, feed_of(layer, hidden_1SC, self._shared, weights))
             if not np.isfinite(output).all():
@@ -84,11 +100,36 @@ class Collector:
             for stats, x_1SK in zip(statistics, found, strict=False):
                 stats.update(x_1SK[0])
             if cache is not None:
-                cache.update(found[-2][0], found[-1][0])
+                cache.update(*(x_1SN[0] for x_1SN in found[len(taps) : len(taps) + 2]))
             writer.add(output[0])
-            report("layers", layer.index * count + number + 1, self._plan.spec.layers * count)
+            if expert_writer is not None:
+                expert_writer.add(found[[*wanted, *new].index(expert_input[0])][0])
+            report("layers", self._steps[layer.index] + number + 1, self._steps[-1])
         writer.close()
+        if expert_writer is not None:
+            expert_writer.close()
         return statistics, {} if cache is None else cache.arrays(layer.index)
+
+    def _run_experts(self, index: int, report: Progress) -> ExpertsResult | None:
+        """Calibrate a layer's experts and add what they give to the next layer's hidden states."""
+        experts = self._experts.get(index)
+        if experts is None:
+            return None
+        done = self._steps[index] + len(self._samples)
+        shape = len(self._samples), len(self._samples[0]), self._plan.spec.hidden_size
+        x_TC = self._work.hidden(EXPERTS, *shape).reshape(-1, shape[2])
+        out_TC = self._work.hidden(index + 1, *shape, writable=True).reshape(-1, shape[2])
+        result = calibrate_experts(
+            experts,
+            x_TC,
+            out_TC,
+            min(JUDGED_SAMPLES, shape[0]) * shape[1],
+            self._plan.format_of if self._plan.recipe.calibrated else None,
+            self._plan.options.switches,
+            lambda expert: report("layers", done + expert + 1, self._steps[-1]),
+        )
+        self._work.drop_hidden(EXPERTS)
+        return result
 
     def _static_steps(
         self,
@@ -113,16 +154,19 @@ class Collector:
         return chosen
 
     def _output_error(
-        self, layer: LayerGraph, weights: Mapping[str, np.ndarray], choices: list[TapChoice], result: LayerResult
+        self, layer: LayerGraph, choices: list[TapChoice], result: LayerResult, experts: ExpertsResult | None
     ) -> float:
-        """Squared error of the layer's contribution to the residual stream, as a share of that contribution."""
-        exact_session = self._runner.session(layer, [])
-        rounded_session = rounded_layer(self._runner, layer, choices, result)
-        errors = []
-        for _, hidden_1SC in zip(range(JUDGED_SAMPLES), self._hidden(layer.index), strict=False):
-            (exact,) = exact_session.run(None, feed_of(layer, hidden_1SC, self._shared, weights))
-            (found,) = rounded_session.run(None, feed_of(layer, hidden_1SC, self._shared, result.weights))
-            errors.append(relative_error(exact - hidden_1SC, found - hidden_1SC))
+        """Squared error of the layer's contribution to the residual stream, as a share of that contribution.
+
+        Rounded experts are judged on the inputs that they have without rounding before them.
+        """
+        session = rounded_layer(self._runner, layer, choices, result)
+        errors, length = [], len(self._samples[0])
+        pairs = zip(range(JUDGED_SAMPLES), self._hidden(layer.index), self._hidden(layer.index + 1), strict=False)
+        for number, hidden_1SC, exact_1SC in pairs:
+            added = None if experts is None else experts.found[None, number * length : (number + 1) * length]
+            (found,) = session.run(None, feed_of(layer, hidden_1SC, self._shared, result.weights, added))
+            errors.append(relative_error(exact_1SC - hidden_1SC, found - hidden_1SC))
         return float(np.mean(errors))
 
     def _hidden(self, index: int) -> Any:

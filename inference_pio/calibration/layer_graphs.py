@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from inference_pio.graphs.blocks.moe import DOMAIN as EXPERTS
 from inference_pio.graphs.builder import IR_VERSION
 from inference_pio.graphs.weights import recipe_of
 from inference_pio.runtime.backends.ort import import_onnxruntime
@@ -34,6 +35,8 @@ class LayerGraph:
     caches: tuple[ir.Value, ...]
     weights: tuple[ir.Value, ...]
     output: ir.Value
+    experts: ir.Node | None = None
+    """The call of the experts, which is left out: its result is one more input, its first input one of `nodes`'."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ def cut(model: ir.Model) -> Layers:
 
 
 def _layer(index: int, nodes: list[ir.Node], hidden: ir.Value | None) -> LayerGraph:
+    experts = next((node for node in nodes if node.domain == EXPERTS), None)
+    nodes = [node for node in nodes if node is not experts]
     own = {value for node in nodes for value in node.outputs}
     read = dict.fromkeys(v for node in nodes for v in node.inputs if v is not None and v not in own)
     weights = tuple(v for v in read if recipe_of(v) is not None)
@@ -75,11 +80,13 @@ def _layer(index: int, nodes: list[ir.Node], hidden: ir.Value | None) -> LayerGr
     others = [v for v in read if v not in weights and v not in caches and v not in constants]
     if hidden is None:  # the first layer reads the looked-up rows
         hidden = next(v for v in others if (p := v.producer()) is not None and p.op_type == "Gather")
-    outputs = [v for v in own if any(user not in nodes for user, _ in v.uses())]
+    added = () if experts is None else experts.outputs
+    others = [value for value in others if value not in added]
+    outputs = [v for v in own if any(user not in nodes and user is not experts for user, _ in v.uses())]
     if len(outputs) != 1:
         raise ValueError(f"layer {index} has {len(outputs)} results that others read, not one")
     shared = tuple(v for v in others if v is not hidden)
-    return LayerGraph(index, tuple(nodes), hidden, shared, caches, weights, outputs[0])
+    return LayerGraph(index, tuple(nodes), hidden, shared, caches, weights, outputs[0], experts)
 
 
 class Runner:
@@ -116,7 +123,8 @@ class Runner:
 
     def model(self, layer: LayerGraph, wanted: Sequence[ir.Value]) -> ir.Model:
         """A layer as a model of its own that gives its output and then the values `wanted`."""
-        inputs = [layer.hidden, *layer.shared, *layer.caches, *layer.weights]
+        added = () if layer.experts is None else layer.experts.outputs
+        inputs = [layer.hidden, *layer.shared, *layer.caches, *layer.weights, *added]
         return _model(layer.nodes, inputs, [layer.output, *wanted], self._opsets)
 
     def open(self, model: ir.Model) -> Any:
@@ -130,11 +138,21 @@ class Runner:
 
 
 def feed_of(
-    layer: LayerGraph, hidden_1SC: np.ndarray, shared: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]
+    layer: LayerGraph,
+    hidden_1SC: np.ndarray,
+    shared: Mapping[str, np.ndarray],
+    weights: Mapping[str, np.ndarray],
+    experts_1SC: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """The inputs of one run of a layer over one row without a past; `weights` by checkpoint tensor name."""
+    """The inputs of one run of a layer over one row without a past; `weights` by checkpoint tensor name.
+
+    `experts_1SC` is what the layer's experts give, nothing by default.
+    """
     feed = {_name(layer.hidden, layer): hidden_1SC}
     feed |= {_name(value): shared[_name(value)] for value in layer.shared}
+    if layer.experts is not None:
+        added = np.zeros_like(hidden_1SC) if experts_1SC is None else experts_1SC
+        feed[_name(layer.experts.outputs[0])] = added
     for cache in layer.caches:
         assert cache.shape is not None
         _, heads, _, size = cache.shape
@@ -181,7 +199,8 @@ def _name(value: ir.Value, layer: LayerGraph | None = None) -> str:
         return "hidden"
     plain = _LAYER.sub("layer/", str(value.name))
     plain = _TENSOR_LAYER.sub(".layer.", plain)
-    return re.sub(r"^past_key_values\.\d+\.", "past.", plain)
+    plain = re.sub(r"^past_key_values\.\d+\.", "past.", plain)
+    return re.sub(r"^present\.\d+\.", "present.", plain)
 
 
 def _type(value: ir.Value) -> ir.TypeProtocol:

@@ -13,7 +13,7 @@ from inference_pio.calibration.collect import Collector
 from inference_pio.calibration.options import CalibrationOptions, Progress
 from inference_pio.calibration.plan import plan_calibration
 from inference_pio.calibration.report import summary
-from inference_pio.calibration.result import VERSION, Calibration, identity
+from inference_pio.calibration.result import VERSION, Calibration, identity, is_result_of
 from inference_pio.calibration.text import read_calibration
 from inference_pio.calibration.workspace import Workspace, refuse_existing
 from inference_pio.checkpoint.checkpoint import Checkpoint
@@ -25,13 +25,16 @@ def calibrate(
     options: CalibrationOptions | None = None,
     *,
     force: bool = False,
+    reuse: bool = False,
     progress: Progress | None = None,
 ) -> Calibration:
     """Calibrate a recipe on text and write the result to the folder `out`; open it.
 
     The same checkpoint, text and options give the same result, byte for byte. A run that was stopped goes on from the
-    layer it was at. Raises BadInputError for a checkpoint, a text or options that do not fit, and for activations that
-    are not finite (naming the layer); ResourceLimitError when memory or disk do not suffice.
+    layer it was at; `reuse` takes a finished result at `out` that these inputs would only make again.
+
+    Raises BadInputError for a checkpoint, a text or options that do not fit, and for activations that are not finite
+    (naming the layer); ResourceLimitError when memory or disk do not suffice.
     """
     options, out, report = options or CalibrationOptions(), Path(out), progress or (lambda phase, done, total: None)
     refuse_existing(out, force)
@@ -44,6 +47,8 @@ def calibrate(
         origin = identity(source)
         decisive = {"rules": plan.recipe.rules(), "options": options.decisive()}
         key = {"version": VERSION, "source": origin, "text": text.sha256, **decisive}
+        if reuse and is_result_of(out, key):
+            return Calibration(out)
         with Workspace(out, key) as work:
             collector = Collector(plan, source, work, text.samples)
             if work.finished_layers():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -15,7 +17,7 @@ from inference_pio.calibration.recipes import Recipe, find_recipe
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.graphs.architectures import declare_cut, read_decoder
-from inference_pio.graphs.formats import WeightFormat
+from inference_pio.graphs.formats import Activations, WeightFormat
 from inference_pio.graphs.source import WeightSource
 from inference_pio.graphs.spec import DecoderSpec
 from inference_pio.graphs.targets import find_target
@@ -24,6 +26,9 @@ BASE_BYTES = 180 << 20
 """Interpreter, numpy, onnx, ONNX Runtime and the graph itself."""
 LAYER_COPIES = 3.5
 """float32 copies of a layer's weights at the peak: as read, smoothed, rounded, and what rounding works on."""
+
+
+_LAYER = re.compile(r"\.layers\.(?P<layer>\d+)\.(?:.*\.experts\.(?P<expert>\d+)\.)?")
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,12 @@ class CalibrationPlan:
     options: CalibrationOptions
     threads: int
     largest_layer: int
-    widest_input: int
+    largest_expert: int
+    """Elements of the largest expert; experts come one at a time and are not part of `largest_layer`."""
+    expert_codes: int
+    """Bytes of the codes of all experts of a layer, which are kept until the layer is done."""
+    widest_gram: int
+    """Columns of the widest weight that second-order rounding works on, 0 for none."""
 
     def format_of(self, tensor: str) -> WeightFormat:
         """The recipe's format of a checkpoint tensor."""
@@ -44,14 +54,15 @@ class CalibrationPlan:
 
     def needs_gram(self, linears: Sequence[str]) -> bool:
         """Whether second-order rounding will ask for X^T X of the input of these linear layers."""
-        bits = [self.format_of(name).bits for name in linears]
-        return self.options.switches.second_order and 4 in bits
+        return self.options.switches.second_order and any(self.format_of(name).bits == 4 for name in linears)
 
     def build(self, checkpoint: Checkpoint) -> ir.Model:
-        """The canonical graph with lazy weights."""
+        """The canonical graph with lazy weights, of the decoder on text."""
         source = WeightSource(checkpoint)
         declare_cut(source, checkpoint, self.spec)
-        model: ir.Model = self.architecture.build(self.spec, source)
+        if self.spec.vision is not None:
+            self.architecture.build_vision(self.spec, source)  # accounts for its tensors, which text never reaches
+        model: ir.Model = self.architecture.build(self.spec.for_text(), source)
         return model
 
     def expected_memory(self) -> int:
@@ -60,9 +71,9 @@ class CalibrationPlan:
         kept = 4 * (spec.heads * spec.head_dim + 3 * spec.hidden_size + spec.intermediate_size) * 600
         activations = 4 * options.length * (6 * spec.hidden_size + 4 * spec.intermediate_size)
         attention = 4 * spec.heads * options.length**2
-        second_order = self.needs_gram(["model.layers.0.mlp.down_proj.weight"])
-        gram = self.widest_input**2 * (24 if self.widest_input <= 4096 else 12) if second_order else 0
-        return int(BASE_BYTES + LAYER_COPIES * 4 * self.largest_layer + kept + 2 * activations + attention + gram)
+        gram = self.widest_gram**2 * (24 if self.widest_gram <= 4096 else 12)
+        weights = LAYER_COPIES * 4 * max(self.largest_layer, self.largest_expert)
+        return int(BASE_BYTES + weights + self.expert_codes + kept + 2 * activations + attention + gram)
 
 
 def plan_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> CalibrationPlan:
@@ -71,6 +82,12 @@ def plan_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> Cal
     if options.block_size is not None:
         recipe = recipe.with_block_size(options.block_size)
     architecture, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)
+    formats = (recipe.layers, recipe.edges, *(chosen for _, chosen in recipe.overrides))
+    if spec.vision is not None and any(chosen.activations is Activations.STATIC for chosen in formats):
+        raise BadInputError(
+            f"recipe {recipe.name} is not available for {spec.model_type}: one step for all inputs, measured on text, "
+            "would clip those of images: use w8a8, whose steps are found per token"
+        )
     threads = os.cpu_count() or 1 if options.threads is None else options.threads
     if threads < 1:
         raise BadInputError(f"--threads must be at least 1, not {threads}")
@@ -78,14 +95,8 @@ def plan_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> Cal
         raise BadInputError(
             f"samples of {options.length} tokens exceed the model's context of {spec.context_length}: use shorter ones"
         )
-    sizes: dict[str, int] = {}
-    widest = 1
-    for name, info in checkpoint.tensors.items():
-        if ".layers." in name:
-            layer = name.split(".layers.")[1].split(".")[0]
-            sizes[layer] = sizes.get(layer, 0) + math.prod(info.shape)
-            widest = max(widest, info.shape[-1] if len(info.shape) > 1 else 1)
-    plan = CalibrationPlan(architecture, spec, recipe, options, threads, max(sizes.values(), default=0), widest)
+    needed_sizes = _sizes(checkpoint, recipe, spec, options.switches.second_order)
+    plan = CalibrationPlan(architecture, spec, recipe, options, threads, *needed_sizes)
     needed = plan.expected_memory()
     if options.max_memory is not None and needed > options.max_memory:
         raise ResourceLimitError(
@@ -93,3 +104,25 @@ def plan_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> Cal
             f"{options.max_memory // 10**6}MB: raise it, or use shorter samples"
         )
     return plan
+
+
+def _sizes(checkpoint: Checkpoint, recipe: Recipe, spec: DecoderSpec, second_order: bool) -> tuple[int, int, int, int]:
+    """`largest_layer`, `largest_expert`, `expert_codes` and `widest_gram` of a plan."""
+    layers: Counter[str] = Counter()
+    experts: Counter[str] = Counter()
+    codes: Counter[str] = Counter()
+    widest = 0
+    for name, info in checkpoint.tensors.items():
+        found = _LAYER.search(name)
+        if found is None:
+            continue
+        size, chosen = math.prod(info.shape), recipe.format_of(name, spec)
+        if found["expert"] is None:
+            layers[found["layer"]] += size
+        else:
+            experts[found[0]] += size
+            codes[found["layer"]] += size * chosen.bits // 8 if chosen.quantized else 0
+        if len(info.shape) == 2 and second_order and chosen.bits == 4:
+            widest = max(widest, info.shape[1])
+    largest_layer, largest_expert, most_codes = (max(found.values(), default=0) for found in (layers, experts, codes))
+    return largest_layer, largest_expert, most_codes, widest

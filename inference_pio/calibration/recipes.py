@@ -36,6 +36,11 @@ class Recipe:
             return FP32
         return self.edges if tensor in spec.edge_tensors else self.layers
 
+    def formats(self, spec: DecoderSpec) -> dict[str, str]:
+        """The formats by kind of tensor, as they are carried out; experts have no integer products."""
+        found = {"layers": str(self.layers), "edges": str(self.edges)}
+        return found if spec.moe is None else {**found, "experts": str(self.layers.for_experts())}
+
     def rules(self) -> dict[str, Any]:
         """Everything that `format_of` goes by, as JSON: a recipe file of the same name may say something else."""
         overrides = [[pattern, str(chosen)] for pattern, chosen in self.overrides]

@@ -131,6 +131,15 @@ def layer_file(layer: int) -> str:
     return f"{layer:05d}.safetensors"
 
 
+def is_result_of(folder: Path, key: Mapping[str, Any]) -> bool:
+    """Whether `folder` is a finished calibration with these `version`, `source`, `text` (hash), `rules`, `options`."""
+    try:
+        facts = Calibration(folder).facts
+    except BadInputError:
+        return False
+    return {**{name: facts.get(name) for name in key}, "text": facts["text"]["sha256"]} == key
+
+
 def identity(checkpoint: Checkpoint) -> dict[str, Any]:
     """What tells one checkpoint from another: hashes of its small files, and of every weight file."""
     return {name: entry["sha256"] for name, entry in checkpoint.file_hashes().items()}

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from inference_pio.artifact.files import write_atomically
 from inference_pio.artifact.jsonfile import json_bytes
+from inference_pio.artifact.locking import FolderBusyError, FolderLock
 from inference_pio.calibration.result import FACTS, LAYERS, layer_file
 from inference_pio.errors import BadInputError, ResourceLimitError
 
@@ -35,16 +36,25 @@ class Workspace:
 
     def __enter__(self) -> Workspace:
         try:
-            if not self._may_go_on():
-                shutil.rmtree(self.folder, ignore_errors=True)
-                (self.folder / LAYERS).mkdir(parents=True)
-                write_atomically(self.folder / KEY, lambda file: file.write(self._key))
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = FolderLock(self.folder)
+        except FolderBusyError:
+            raise BadInputError(
+                f"another calibration is writing {self.out}: wait for it or choose another folder"
+            ) from None
         except OSError as error:
+            raise _refused(self.folder, error) from error
+        try:
+            if not self._may_go_on():
+                self._begin()
+        except OSError as error:
+            self._lock.release()
             raise _refused(self.folder, error) from error
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Nothing: what is there lets the next run go on."""
+        """What is there stays, and lets the next run go on."""
+        self._lock.release()
 
     def finished_layers(self) -> int:
         """How many layers need not be computed again; none without the hidden states that the next one reads."""
@@ -53,13 +63,19 @@ class Workspace:
             count += 1
         return count if self._hidden(count).is_file() else 0
 
-    def hidden(self, layer: int, samples: int, length: int, size: int) -> np.memmap[Any, Any]:
+    def hidden(
+        self, layer: int | str, samples: int, length: int, size: int, writable: bool = False
+    ) -> np.memmap[Any, Any]:
         """The hidden states that layer `layer` reads, float32 [samples, length, size]; read sample by sample."""
-        return np.memmap(self._hidden(layer), np.float32, "r", shape=(samples, length, size))
+        return np.memmap(self._hidden(layer), np.float32, "r+" if writable else "r", shape=(samples, length, size))
 
-    def write_hidden(self, layer: int) -> HiddenWriter:
+    def write_hidden(self, layer: int | str) -> HiddenWriter:
         """Where the hidden states for layer `layer` go; they are there once it is closed."""
         return HiddenWriter(self._hidden(layer))
+
+    def drop_hidden(self, layer: int | str) -> None:
+        """Remove hidden states that nobody reads any more."""
+        self._hidden(layer).unlink(missing_ok=True)
 
     def save_layer(self, layer: int, result: tuple[dict[str, np.ndarray], dict[str, Any]]) -> None:
         """Store a layer's arrays and facts; the hidden states that it read are dropped."""
@@ -79,7 +95,7 @@ class Workspace:
         except OSError as error:
             raise _refused(self.folder, error) from error
         write_atomically(self._facts_file(layer), lambda file: file.write(json_bytes(facts)))
-        self._hidden(layer).unlink(missing_ok=True)
+        self.drop_hidden(layer)
 
     def layer_facts(self, layer: int) -> dict[str, Any]:
         """What `save_layer` stored."""
@@ -101,13 +117,23 @@ class Workspace:
         except OSError as error:
             raise _refused(self.out, error) from error
 
+    def _begin(self) -> None:
+        """Clear the folder and say what it is for."""
+        for stale in self.folder.iterdir():
+            if stale.is_dir() and not stale.is_symlink():
+                shutil.rmtree(stale)
+            else:
+                stale.unlink()
+        (self.folder / LAYERS).mkdir()
+        write_atomically(self.folder / KEY, lambda file: file.write(self._key))
+
     def _may_go_on(self) -> bool:
         try:
             return (self.folder / KEY).read_bytes() == self._key
         except OSError:
             return False
 
-    def _hidden(self, layer: int) -> Path:
+    def _hidden(self, layer: int | str) -> Path:
         return self.folder / f"hidden.{layer}.bin"
 
     def _facts_file(self, layer: int) -> Path:

@@ -38,6 +38,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+PREPROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.json")
 _LICENSE_PREFIXES = ("license", "licence", "copying", "notice")
 
 # Files beside the weights that say: these weights are not the whole model, or not its original numbers.
@@ -61,6 +62,7 @@ class Checkpoint:
     tensors: dict[str, TensorInfo]
     weight_files: list[Path]
     tokenizer_files: list[Path]
+    preprocessor_files: list[Path]
     license_files: list[Path]
     code_files: list[Path]
     _hashed_files: list[Path] = field(repr=False)
@@ -81,6 +83,7 @@ class Checkpoint:
         if GENERATION_CONFIG_FILE in names:
             generation_config = read_json_object(folder / GENERATION_CONFIG_FILE, MAX_CONFIG_BYTES)
         tokenizer_files = [folder / name for name in TOKENIZER_FILES if _is_file(folder / name)]
+        preprocessor_files = [folder / name for name in PREPROCESSOR_FILES if _is_file(folder / name)]
         index = [] if weights.index is None else [weights.index]
         return cls(
             path=folder,
@@ -89,9 +92,10 @@ class Checkpoint:
             tensors=split_experts(weights.tensors),
             weight_files=weights.files,
             tokenizer_files=tokenizer_files,
+            preprocessor_files=preprocessor_files,
             license_files=_matching(folder, names, lambda name: name.lower().startswith(_LICENSE_PREFIXES)),
             code_files=_matching(folder, names, lambda name: name.endswith(".py")),
-            _hashed_files=[folder / CONFIG_FILE, *weights.files, *index, *tokenizer_files],
+            _hashed_files=[folder / CONFIG_FILE, *weights.files, *index, *tokenizer_files, *preprocessor_files],
         )
 
     @property

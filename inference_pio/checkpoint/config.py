@@ -22,16 +22,17 @@ _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a s
 class ConfigReader:
     """Reads one JSON object key by key; `finish` refuses the keys that nothing has read.
 
-    `null` counts as absent. `need_*` raise `BadInputError` when the key is absent, `optional_*` return the
-    default; all raise it for a value of the wrong type or outside its bounds. Nothing is coerced, but an
-    integer is a number: `true` is not 1 and 32.0 is not 32. `ignored` names keys that the user vouches for,
-    here and in every section.
+    `null` counts as absent, and `is_null` tells the two apart. `need_*` raise `BadInputError` when the key is
+    absent, `optional_*` return the default; all raise it for a value of the wrong type or outside its bounds.
+    Nothing is coerced, but an integer is a number: `true` is not 1 and 32.0 is not 32. `ignored` names keys that
+    the user vouches for, here and in every section.
     """
 
     def __init__(
         self, values: dict[str, Any], where: str = "config.json", ignored: frozenset[str] = frozenset()
     ) -> None:
         self.values = {key: value for key, value in values.items() if value is not None}
+        self._nulls = frozenset(key for key, value in values.items() if value is None)
         self.where = where
         self._ignored = ignored
         self._consumed: set[str] = set()
@@ -148,6 +149,10 @@ class ConfigReader:
                     "remove the wrong one"
                 )
         return found[0][1] if found else None
+
+    def is_null(self, key: str) -> bool:
+        """Whether the key is there and null, which for some keys is another word than leaving it out."""
+        return key in self._nulls
 
     def section(self, key: str) -> ConfigReader | None:
         """A nested object as a reader of its own, the same at every call; None when the key is absent."""

@@ -12,6 +12,9 @@ from inference_pio.cli.calibration_options import CalibrationBar, calibration_op
 from inference_pio.cli.common import FOLDER, SIZE, json_option, visible, write_json
 from inference_pio.cli.export import locate
 
+MENTIONED = 12
+"""Experts without a token that are named; all of them stand in calibration.json."""
+
 
 @click.command("calibrate")
 @click.argument("checkpoint")
@@ -85,6 +88,11 @@ def command(
         f"mean error of a linear layer {bought['mean_error']:.2e}, by plain rounding {bought['mean_plain_error']:.2e}"
     )
     click.echo(f"smoothed {bought['smoothed']}, with exact columns {bought['with_exact_columns']}")
+    unseen = facts["experts"]["unseen"]
+    if unseen:
+        some = ", ".join(f"{layer}.{expert}" for layer, expert in unseen[:MENTIONED])
+        more = f" and {len(unseen) - MENTIONED} more" if len(unseen) > MENTIONED else ""
+        click.echo(f"experts without a token, rounded plainly (layer.expert): {some}{more}; use more or other text")
     for title, key in (
         ("kept in float32", "exceptions"),
         ("worst", "worst"),

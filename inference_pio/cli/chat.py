@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,37 +19,57 @@ from inference_pio.cli.common import (
 )
 from inference_pio.errors import BadInputError
 
+if TYPE_CHECKING:
+    from inference_pio.runtime import Delta
+
 
 @click.command("chat")
 @click.argument("artifact", type=FOLDER)
 @click.option("--system", help="A system message.")
 @click.option("-m", "--message", help="Send one message, print the answer and leave.")
+@click.option("--thinking/--no-thinking", default=None, help="Turn the reasoning on or off; it goes to standard error.")
+@click.option("--history-tokens", type=int, help="Drop the oldest turns beyond this many tokens.")
 @json_option
 @sampling_options
 @engine_options
-def command(artifact: Path, system: str | None, message: str | None, json_out: str | None, **values: Any) -> None:
+def command(
+    artifact: Path,
+    system: str | None,
+    message: str | None,
+    thinking: bool | None,
+    history_tokens: int | None,
+    json_out: str | None,
+    **values: Any,
+) -> None:
     """Talk to ARTIFACT through its chat template; an empty line or the end of input leaves."""
     from inference_pio.runtime import Engine
+    from inference_pio.runtime.conversation import Conversation
 
     if json_out is not None and message is None:
         raise BadInputError("--json needs --message, a single turn")
     config, params = engine_config(values), sampling_params(values)
-    messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
     with Engine.open(artifact, config) as engine:
+        talk = Conversation(engine, system or None, history_tokens=history_tokens, params=params, thinking=thinking)
         if json_out is not None:
-            result = engine.chat([*messages, {"role": "user", "content": str(message)}], params)
-            write_json(result.to_dict(), json_out)
+            write_json(talk.ask(message).to_dict(), json_out)
             return
         while message is not None or (line := _ask()):
-            messages.append({"role": "user", "content": message if message is not None else line})
-            answer = ""
-            for delta in engine.stream_chat(messages, params):
-                click.echo(delta.text, nl=False)
-                answer += delta.text
-            click.echo()
-            messages.append({"role": "assistant", "content": answer})
+            _print(talk.stream(message if message is not None else line))
             if message is not None:
                 return
+
+
+def _print(deltas: Iterator[Delta]) -> None:
+    """The text on standard output, the reasoning before it on standard error."""
+    reasoned = False
+    for delta in deltas:
+        click.echo(delta.reasoning, nl=False, err=True)
+        reasoned = reasoned or bool(delta.reasoning)
+        if delta.text and reasoned:
+            click.echo("\n", err=True)
+            reasoned = False
+        click.echo(delta.text, nl=False)
+    click.echo()
 
 
 def _ask() -> str:

@@ -113,8 +113,14 @@ def engine_options(function: F) -> F:
         click.option("--max-memory", type=SIZE, help="Refuse to use more memory than this."),
         click.option("--max-context", type=int, help="Lower the artifact's context to this many tokens."),
         click.option("--prefix-cache", "prefix_cache_bytes", type=SIZE, help="Budget of the prefix cache; 0 is off."),
+        click.option("--max-image-tokens", type=int, help="Shrink every image to at most this many tokens."),
         click.option(
             "--verify-hashes", type=click.Choice(["first-open", "always"]), help="When the weights are hashed."
+        ),
+        click.option(
+            "--map-weights",
+            type=click.Choice(["auto", "on", "off"]),
+            help="Leave the weights on disk: prepacked once, then mapped. By default where they would not fit.",
         ),
         click.option("--allow-failed", is_flag=True, help="Open an artifact that failed its accuracy gate."),
     ]
@@ -123,7 +129,16 @@ def engine_options(function: F) -> F:
     return function
 
 
-ENGINE_FIELDS = ("threads", "max_memory", "max_context", "prefix_cache_bytes", "verify_hashes", "allow_failed")
+ENGINE_FIELDS = (
+    "threads",
+    "max_memory",
+    "max_context",
+    "prefix_cache_bytes",
+    "max_image_tokens",
+    "verify_hashes",
+    "map_weights",
+    "allow_failed",
+)
 
 
 def engine_config(values: dict[str, Any]) -> Any:

@@ -8,8 +8,10 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from inference_pio.artifact.jsonfile import read_json_object
 from inference_pio.cli.calibration_options import CalibrationBar, calibration_options, renamed
-from inference_pio.cli.common import FOLDER, SIZE, hub_cache, size_text, visible
+from inference_pio.cli.common import FILE, FOLDER, SIZE, hub_cache, size_text, visible
+from inference_pio.errors import BadInputError
 from inference_pio.export.options import ExportOptions
 from inference_pio.export.plan import Estimate
 
@@ -69,6 +71,7 @@ class BarProgress:
 @click.option("--max-memory", type=SIZE, help="Stay below this much memory, or refuse.")
 @click.option("--threads", type=int, help="Threads; all cores by default.")
 @click.option("--verify", "verify_it", is_flag=True, help="Measure the artifact before it is put in place.")
+@click.option("--data", type=FILE, help="With --verify, for models that see: questions about images (JSONL).")
 @click.option("--keep-failed", is_flag=True, help="With --verify: keep an artifact that fails, marked as failed.")
 @click.option("--force", is_flag=True, help="Replace an artifact that stands at the output.")
 @click.option(
@@ -78,7 +81,7 @@ class BarProgress:
     metavar="KEY",
     help="An unknown entry of config.json that does not change the maths; may be repeated.",
 )
-def command(checkpoint: str, out: Path, verify_it: bool, **values: Any) -> None:
+def command(checkpoint: str, out: Path, verify_it: bool, data: Path | None, **values: Any) -> None:
     """Export CHECKPOINT, a folder or a hub id in the local Hugging Face cache, to an artifact.
 
     Weights are streamed: memory stays below half a gigabyte whatever the size of the model.
@@ -91,7 +94,11 @@ def command(checkpoint: str, out: Path, verify_it: bool, **values: Any) -> None:
     if verify_it:
         from inference_pio.cli.verify import artifact_verifier
 
-        verifier = artifact_verifier(source, out)
+        if data is None and "vision_config" in read_json_object(source / "config.json"):
+            raise BadInputError("a model that sees is verified on answers about images: add --data FILE.jsonl")
+        verifier = artifact_verifier(source, out, data)
+    elif data is not None:
+        raise BadInputError("--data is for --verify: add it, or leave --data out")
     artifact = export(source, out, options, progress=BarProgress(), verifier=verifier)
     manifest = artifact.manifest
     total = sum(entry.size for entry in manifest.files.values())

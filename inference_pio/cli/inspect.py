@@ -9,6 +9,7 @@ import click
 
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.artifact.jsonfile import read_json_object
+from inference_pio.artifact.manifest import VisionFacts
 from inference_pio.cli.common import FOLDER, json_option, size_text, visible, write_json
 from inference_pio.runtime.generation_defaults import not_implemented
 
@@ -56,6 +57,7 @@ def _show(artifact: Artifact, facts: dict[str, Any], checked: bool) -> None:
         "recipe": f"{recipe.name} ({formats})",
         "kernels": "round activations to int8" if manifest.contract.rounds_activations else "keep activations exact",
         "batches": f"padded on the {manifest.contract.padding}",
+        "images": "none" if manifest.vision is None else _images(manifest.vision),
         "accuracy": "not recorded" if accuracy is None else _accuracy(accuracy.gate, accuracy.passed, accuracy.metrics),
         "size": size_text(sum(facts["bytes"].values())),
         "operators": ", ".join(f"{name.split('::')[1]} x{count}" for name, count in facts["ops"].items()),
@@ -68,6 +70,10 @@ def _show(artifact: Artifact, facts: dict[str, Any], checked: bool) -> None:
         rows["ignored"] = f"{', '.join(facts['ignored_generation_fields'])} of generation_config.json"
     for name, text in rows.items():
         click.echo(f"{name:<12} {visible(text)}")
+
+
+def _images(vision: VisionFacts) -> str:
+    return f"a token per {vision.patch_size * vision.merge_size} x {vision.patch_size * vision.merge_size} pixels"
 
 
 def _accuracy(gate: str, passed: bool, metrics: dict[str, float | None]) -> str:

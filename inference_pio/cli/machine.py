@@ -14,7 +14,7 @@ import psutil
 from inference_pio.runtime.cpu import cpu_class, cpu_flags, physical_cores
 
 FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8")
-PACKAGES = ("numpy", "tokenizers", "onnx", "onnx-ir", "torch", "transformers", "onnxruntime-genai")
+PACKAGES = ("numpy", "tokenizers", "pillow", "onnx", "onnx-ir", "torch", "transformers", "onnxruntime-genai")
 WHEELS = ("onnxruntime", "onnxruntime-gpu")
 
 

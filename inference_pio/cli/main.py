@@ -21,6 +21,7 @@ VERBS = {
     "chat": "Talk to a model in the terminal.",
     "bench": "Measure speed and memory of an artifact.",
     "inspect": "Show what an artifact is, and check its files.",
+    "models": "List the model plugins and their artifacts.",
     "doctor": "Show what this machine can run and what is wrong with its installation.",
     "demo": "Export, verify and run the bundled tiny model.",
 }

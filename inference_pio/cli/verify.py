@@ -20,6 +20,7 @@ from inference_pio.verify import Report, VerifyOptions, estimate, verify
 @click.argument("artifact", type=FOLDER)
 @click.option("--against", "checkpoint", metavar="CHECKPOINT", help="The original: a folder or a hub id.")
 @click.option("--text", type=FILE, help="UTF-8 text to compare on; the bundled held-out text by default.")
+@click.option("--data", type=FILE, help="Questions about images with answers (JSONL), for models that see.")
 @click.option("--gate", metavar="NAME|FILE", help="The gate to pass; by the artifact's recipe by default.")
 @click.option("--baseline", type=FILE, help="An earlier JSON report that must not be undercut.")
 @click.option("--reference", type=FILE, help="A saved reference, instead of running the original.")
@@ -54,12 +55,12 @@ def command(
         raise GateFailedError(f"{artifact} failed gate {report.gate.name}: {'; '.join(report.gate.failures)}")
 
 
-def artifact_verifier(checkpoint: Path, out: Path) -> Callable[[Path], Accuracy]:
+def artifact_verifier(checkpoint: Path, out: Path, data: Path | None = None) -> Callable[[Path], Accuracy]:
     """A verifier for `export`: shows its progress and, when the gate fails, leaves a report beside `out`."""
 
     def check(folder: Path) -> Accuracy:
         with Bars() as bars:
-            report = verify(folder, checkpoint, VerifyOptions(progress=bars))
+            report = verify(folder, checkpoint, VerifyOptions(data=data, progress=bars))
         if not report.passed:
             page = out.with_name(f"{out.name}.verify.html")
             report.write_html(page)

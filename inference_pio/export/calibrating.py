@@ -14,6 +14,7 @@ from inference_pio.calibration.result import FACTS, Calibration
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError
 from inference_pio.export.options import ExportOptions
+from inference_pio.export.plan import check_kv_cache
 from inference_pio.graphs.targets import find_target
 from inference_pio.graphs.weights import RowReader
 
@@ -24,12 +25,14 @@ def open_calibration(
 ) -> Iterator[Calibration | None]:
     """The calibration that `options` ask for, None where the recipe and the cache need none.
 
-    A text is calibrated on in a folder beside `out` that is removed when the export succeeds; after an interruption it
-    lets the next export go on. Raises BadInputError when one is needed and none is asked for, and the other way round.
+    A text is calibrated on in a folder beside `out` that is removed when the export succeeds; after an interruption or
+    a failure it serves the next export. Raises BadInputError when one is needed and none is asked for, and the other
+    way round.
     """
     recipe = find_recipe(options.precision, find_target(options.target).name)
     if options.block_size is not None:
         recipe = recipe.with_block_size(options.block_size)
+    check_kv_cache(checkpoint, options)
     needed = recipe.calibrated or options.kv_cache == "int8"
     if not needed:
         if options.calibration is not None:
@@ -51,7 +54,8 @@ def open_calibration(
     if folder.is_dir():
         raise BadInputError(f"{folder} is a folder without {FACTS}: give a finished calibration or a text file")
     place = out.with_name(f".{out.name}.calibration")
-    with calibrate(checkpoint.path, place, _options(options), force=True, progress=progress) as made:
+    chosen = _options(options)
+    with calibrate(checkpoint.path, place, chosen, force=True, reuse=True, progress=progress) as made:
         yield made
     shutil.rmtree(place, ignore_errors=True)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import platform
 import re
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib.metadata import version
 
 import onnx_ir as ir
@@ -21,10 +22,12 @@ from inference_pio.artifact.manifest import (
     Manifest,
     Memory,
     ModelFacts,
+    PositionSpec,
     RecipeFacts,
     Requires,
     Source,
     TensorFacts,
+    VisionFacts,
     fingerprint,
 )
 from inference_pio.artifact.process import peak_rss_bytes
@@ -33,6 +36,10 @@ from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.checkpoint.files import read_small
 from inference_pio.export.genai_config import genai_config
 from inference_pio.export.plan import Estimate, ExportPlan
+from inference_pio.graphs.architectures import decoder_config
+from inference_pio.graphs.blocks.rope import RopeSpec
+from inference_pio.graphs.rewrites.expert_kernels import rounds_activations
+from inference_pio.graphs.spec import DecoderSpec, VisionSpec
 from inference_pio.graphs.targets.target import RewriteReport
 from inference_pio.version import __version__
 
@@ -46,8 +53,13 @@ NOT_IN_FINGERPRINT = re.compile(
     r"(licen[sc]e|notice|copying|use_policy).*|genai_config\.json|config\.json|calibration\.json", re.IGNORECASE
 )
 ROUNDING = {"MatMulNBits", "MatMulIntegerToFloat"}
-"""Operators whose activations are rounded, by themselves or by the nodes before them."""
+"""Operators whose activations are always rounded, by themselves or by the nodes before them."""
+PER_LAYER_KEYS = {"layer_types", "mlp_layer_types"}
+"""Lists in config.json with one entry per layer."""
+GRAPH_FILES = {"decoder": "model.onnx", "vision": "vision.onnx"}
+"""Of every graph, by role; its weights lie beside it."""
 DTYPES = {
+    ir.DataType.BOOL: "bool",
     ir.DataType.FLOAT: "float32",
     ir.DataType.INT8: "int8",
     ir.DataType.INT64: "int64",
@@ -55,23 +67,29 @@ DTYPES = {
 }
 
 
-def copy_checkpoint_files(source: Checkpoint, plan: ExportPlan, model: ir.Model, writer: ArtifactWriter) -> None:
-    """Tokenizer, licence and configuration files, and `genai_config.json` where it applies."""
-    for file in source.tokenizer_files:
+def weights_file(role: str) -> str:
+    """The name of the file that holds a graph's weights."""
+    return f"{GRAPH_FILES[role]}.data"
+
+
+def copy_checkpoint_files(source: Checkpoint, plan: ExportPlan, decoder: ir.Model, writer: ArtifactWriter) -> None:
+    """Tokenizer, preprocessor, licence and configuration files, and `genai_config.json` where it applies."""
+    for file in (*source.tokenizer_files, *(source.preprocessor_files if plan.spec.vision else ())):
         writer.add(file.name, read_small(file, MAX_FILE_BYTES))
     for file in source.license_files:
         writer.add(UNUSUAL.sub("_", file.name), read_small(file, MAX_FILE_BYTES))
-    config = dict(source.config)
-    if plan.spec.layers != config["num_hidden_layers"]:
-        config["num_hidden_layers"] = plan.spec.layers
-        if config.get("layer_types"):
-            config["layer_types"] = config["layer_types"][: plan.spec.layers]
+    config = copy.deepcopy(source.config)
+    decoder_part = decoder_config(config)
+    if plan.spec.layers != decoder_part["num_hidden_layers"]:
+        decoder_part["num_hidden_layers"] = plan.spec.layers
+        for key in PER_LAYER_KEYS & decoder_part.keys():
+            decoder_part[key] = decoder_part[key] and decoder_part[key][: plan.spec.layers]
     writer.add("config.json", json_bytes(config))
     generation = source.generation_config or {}
     writer.add("generation_config.json", json_bytes(generation or _generation_from(config)))
     if plan.calibration is not None:
         writer.add("calibration.json", json_bytes(plan.calibration.facts))
-    inputs = [str(value.name) for value in model.graph.inputs]
+    inputs = [str(value.name) for value in decoder.graph.inputs]
     genai = None if plan.int8_cache else genai_config(plan.spec, plan.context_length, config, generation, inputs)
     if genai is not None:
         writer.add("genai_config.json", json_bytes(genai))
@@ -80,26 +98,30 @@ def copy_checkpoint_files(source: Checkpoint, plan: ExportPlan, model: ir.Model,
 def _generation_from(config: dict[str, object]) -> dict[str, object]:
     """A checkpoint without generation_config.json keeps its special ids in config.json."""
     keys = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return {key: config[key] for key in keys if config.get(key) is not None}
+    return {key: value for key in keys if (value := config.get(key, decoder_config(config).get(key))) is not None}
 
 
 def make_manifest(
     plan: ExportPlan,
     source: Checkpoint,
     source_files: dict[str, FileHash],
-    model: ir.Model,
+    models: dict[str, ir.Model],
     files: dict[str, FileHash],
 ) -> Manifest:
-    """The manifest of a lowered decoder whose other files are all written."""
+    """The manifest of lowered graphs, by role, whose other files are all written."""
     spec, target = plan.spec, plan.target
-    cache = CacheSpec(spec.layers, spec.kv_heads, spec.head_dim, "int8" if plan.int8_cache else "float32")
-    kernels = {node.op_type for node in model.graph.all_nodes()}
+    dtype = "int8" if plan.int8_cache else "float32"
+    cache = CacheSpec(spec.layers, spec.kv_heads, spec.head_dim, dtype, list(spec.cache_kinds))
+    positions, vision = _positions(spec.rope), _vision(spec.vision)
+    hashed = {n: f for n, f in files.items() if not NOT_IN_FINGERPRINT.fullmatch(n)}
+    operators = [node for model in models.values() for node in model.graph.all_nodes()]
+    rounds = any(node.op_type in ROUNDING or rounds_activations(node) for node in operators)
     return Manifest(
         producer=f"inference-pio {__version__}",
-        fingerprint=fingerprint({n: f for n, f in files.items() if not NOT_IN_FINGERPRINT.fullmatch(n)}, cache),
+        fingerprint=fingerprint(hashed, cache, positions, vision),
         model=ModelFacts(
             spec.model_type,
-            _parameters(source, spec.layers),
+            _parameters(source, spec),
             spec.layers,
             spec.hidden_size,
             spec.vocab_size,
@@ -108,41 +130,52 @@ def make_manifest(
         source=Source(
             _text(_source_name(source)),
             source_files,
-            spec.layers if spec.layers != source.config["num_hidden_layers"] else None,
+            spec.layers if spec.layers != decoder_config(source.config)["num_hidden_layers"] else None,
         ),
         target=target.name,
         hardware=plan.hardware.name,
         recipe=RecipeFacts(
             _text(plan.recipe.name),
-            {"layers": str(plan.recipe.layers), "edges": str(plan.recipe.edges)},
+            plan.recipe.formats(spec),
             {pattern: str(chosen) for pattern, chosen in plan.recipe.overrides},
         ),
         requires=Requires(
             dict(target.requires),
             list(plan.hardware.cpu_classes),
-            dict(Counter(f"{node.domain or 'ai.onnx'}::{node.op_type}" for node in model.graph.all_nodes())),
+            dict(Counter(f"{node.domain or 'ai.onnx'}::{node.op_type}" for node in operators)),
         ),
-        graphs=[
-            GraphFacts(
-                "decoder",
-                "any",
-                "model.onnx",
-                [_tensor(value) for value in model.graph.inputs],
-                [_tensor(value) for value in model.graph.outputs],
-                list(range(spec.layers)),
-            )
-        ],
+        graphs=[_graph(role, model, spec) for role, model in models.items()],
         cache=cache,
         contract=Contract(
             padding=target.padding,
             compact_cache=target.compact_cache,
             shared_cache_buffer=target.shared_cache_buffer,
-            rounds_activations=bool(kernels & ROUNDING) or plan.int8_cache,
+            rounds_activations=rounds or plan.int8_cache,
         ),
-        memory=Memory(files["model.onnx.data"].size, cache.bytes_per_token),
+        memory=Memory(files[weights_file("decoder")].size, cache.bytes_per_token),
         accuracy=None,
         files=dict(sorted(files.items())),
+        positions=positions,
+        vision=vision,
     )
+
+
+def _graph(role: str, model: ir.Model, spec: DecoderSpec) -> GraphFacts:
+    layers = list(range(spec.layers)) if role == "decoder" else []
+    inputs, outputs = model.graph.inputs, model.graph.outputs
+    return GraphFacts(role, "any", GRAPH_FILES[role], [*map(_tensor, inputs)], [*map(_tensor, outputs)], layers)
+
+
+def _positions(rope: RopeSpec) -> PositionSpec | None:
+    if rope.sections is None:
+        return None
+    return PositionSpec(list(rope.inverse_frequencies), list(rope.streams), rope.scaling)
+
+
+def _vision(vision: VisionSpec | None) -> VisionFacts | None:
+    if vision is None:
+        return None
+    return VisionFacts(**{entry.name: getattr(vision, entry.name) for entry in fields(VisionFacts)})
 
 
 def _text(name: str) -> str:
@@ -158,12 +191,12 @@ def _source_name(source: Checkpoint) -> str:
     return source.path.resolve().name
 
 
-def _parameters(source: Checkpoint, layers: int) -> int:
-    dropped = re.compile(r"model\.layers\.(\d+)\.")
+def _parameters(source: Checkpoint, spec: DecoderSpec) -> int:
+    dropped = re.compile(re.escape(spec.prefix) + r"\.layers\.(\d+)\.")
     return sum(
         math.prod(info.shape)
         for name, info in source.tensors.items()
-        if not ((match := dropped.match(name)) and int(match[1]) >= layers)
+        if not ((match := dropped.match(name)) and int(match[1]) >= spec.layers)
     )
 
 
@@ -174,7 +207,7 @@ def _tensor(value: ir.Value) -> TensorFacts:
 
 
 def build_report(
-    needed: Estimate, threads: int, rewrites: list[RewriteReport], model: ir.Model, seconds: float
+    needed: Estimate, threads: int, rewrites: list[RewriteReport], models: dict[str, ir.Model], seconds: float
 ) -> bytes:
     """How the export went on this machine: times, memory, matches; not part of the fingerprint."""
     return json_bytes(
@@ -183,7 +216,7 @@ def build_report(
             "expected_peak_bytes": needed.peak_memory,
             "process_peak_bytes": peak_rss_bytes(),
             "threads": threads,
-            "nodes": len(list(model.graph)),
+            "nodes": sum(len(list(model.graph)) for model in models.values()),
             "rewrites": [asdict(report) for report in rewrites],
             "machine": platform.machine(),
             "python": platform.python_version(),

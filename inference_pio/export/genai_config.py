@@ -8,7 +8,7 @@ from inference_pio.artifact.printable import printable
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.spec import DecoderSpec
 
-GENAI_MODEL_TYPES = ("qwen3",)
+GENAI_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 """Architectures whose greedy tokens a parity test compares with onnxruntime-genai."""
 
 MAX_LENGTH = 2048

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,8 @@ from inference_pio.calibration.result import Calibration
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.export.options import ExportOptions
+from inference_pio.export.preprocessor_files import check_preprocessors
+from inference_pio.export.side_bytes import IN_MEMORY
 from inference_pio.export.tokenizer_files import check_tokenizer
 from inference_pio.export.weight_writer import data_bytes
 from inference_pio.graphs.architectures import read_decoder
@@ -25,7 +28,7 @@ from inference_pio.graphs.rewrites.rewrite import LoweringContext
 from inference_pio.graphs.spec import DecoderSpec
 from inference_pio.graphs.targets import find_target
 from inference_pio.graphs.targets.target import Target
-from inference_pio.graphs.weights import CHUNK_ELEMENTS, recipe_of
+from inference_pio.graphs.weights import CHUNK_ELEMENTS
 
 KV_CACHES = ("fp32", "int8")
 
@@ -85,12 +88,10 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions, calibration: Cal
     if options.block_size is not None:
         recipe = recipe.with_block_size(options.block_size)
     _check_overrides(recipe, checkpoint)
-    if options.kv_cache not in KV_CACHES:
-        raise BadInputError(
-            f"--kv-cache {options.kv_cache} is not available on {target.name}: use {' or '.join(KV_CACHES)}"
-        )
+    check_kv_cache(checkpoint, options)
     architecture, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)
     check_tokenizer(checkpoint, spec.vocab_size)
+    check_preprocessors(checkpoint, spec.vision)
     context = _context_length(spec, options.context_length)
     threads = os.cpu_count() or 1 if options.threads is None else options.threads
     if threads < 1:
@@ -101,6 +102,26 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions, calibration: Cal
     return ExportPlan(
         architecture, spec, target, hardware, recipe, context, threads, calibration, options.kv_cache == "int8"
     )
+
+
+def check_kv_cache(checkpoint: Checkpoint, options: ExportOptions) -> None:
+    """Raise BadInputError for a cache that the target, its operators or the model do not allow."""
+    if options.kv_cache not in KV_CACHES:
+        raise BadInputError(
+            f"--kv-cache {options.kv_cache} is not available on {options.target}: use {' or '.join(KV_CACHES)}"
+        )
+    if options.kv_cache == "int8":
+        _, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)
+        if spec.mla is not None:
+            raise BadInputError(
+                f"--kv-cache int8 is not available for {spec.model_type}: it caches latents, which no operator of "
+                f"{options.target} reads as int8: leave it out (a latent is small already)"
+            )
+        if spec.vision is not None:
+            raise BadInputError(
+                f"--kv-cache int8 is not available for {spec.model_type}: its steps come from text and would clip the "
+                "keys and values of images: leave it out"
+            )
 
 
 def _check_overrides(recipe: Recipe, checkpoint: Checkpoint) -> None:
@@ -122,22 +143,22 @@ def _context_length(spec: DecoderSpec, asked: int | None) -> int:
     return asked
 
 
-def estimate(model: ir.Model, threads: int) -> Estimate:
-    """Memory and disk that writing the lowered `model` takes."""
-    values = [v for v in model.graph.initializers.values() if recipe_of(v) is not None and v.const_value is not None]
-    side = max((v.const_value.nbytes for v in values if recipe_of(v).side), default=0)  # type: ignore[union-attr]
+def estimate(models: Collection[ir.Model], threads: int) -> Estimate:
+    """Memory and disk that writing the lowered `models` takes."""
     chunks = (threads + 2) * CHUNK_COPIES * CHUNK_ELEMENTS * 4
-    weights = data_bytes(model.graph)
-    return Estimate(BASE_BYTES + chunks + 2 * side, weights, weights + OTHER_FILES_BYTES)
+    weights = sum(data_bytes(model.graph) for model in models)
+    return Estimate(BASE_BYTES + chunks + IN_MEMORY, weights, weights + OTHER_FILES_BYTES)
 
 
-def fit_resources(model: ir.Model, plan: ExportPlan, out: Path, max_memory: int | None) -> tuple[Estimate, int]:
+def fit_resources(
+    models: Collection[ir.Model], plan: ExportPlan, out: Path, max_memory: int | None
+) -> tuple[Estimate, int]:
     """The estimate and the number of threads that fits `max_memory`; raises ResourceLimitError with the need."""
     threads = plan.threads
-    needed = estimate(model, threads)
+    needed = estimate(models, threads)
     while max_memory is not None and needed.peak_memory > max_memory and threads > 1:
         threads -= 1
-        needed = estimate(model, threads)
+        needed = estimate(models, threads)
     if max_memory is not None and needed.peak_memory > max_memory:
         raise ResourceLimitError(
             f"this export needs {_mb(needed.peak_memory)} of memory and --max-memory allows {_mb(max_memory)}: "

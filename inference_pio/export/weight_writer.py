@@ -11,10 +11,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import onnx_ir as ir
 
 from inference_pio.artifact.writer import HashedFile
+from inference_pio.export.side_bytes import SideBytes
 from inference_pio.graphs.weights import Job, Piece, Recipe, recipe_of
 
 SOURCES_KEY = "inference_pio.sources"
 """Metadata of an initializer: the checkpoint tensors it was made of, as JSON [[name, rows], ...]."""
+INTERLEAVED_KEY = "inference_pio.interleaved"
+"""Metadata where every n of those tensors give one row each in turn: n. Otherwise they follow each other."""
 
 LARGE_ALIGNMENT, SMALL_ALIGNMENT, LARGE_BYTES = 4096, 64, 1 << 20
 
@@ -26,10 +29,10 @@ def write_weights(graph: ir.Graph, file: HashedFile, location: str, threads: int
     """Write every lazy initializer of `graph` to `file` and let the graph refer to it as external data.
 
     Initializers made by the same job share their bytes; the side bytes of a job (scales) follow when they are asked
-    for. Peak memory: a few chunks per thread and the side bytes of one job at a time.
+    for. Peak memory: a few chunks per thread and at most `side_bytes.IN_MEMORY`.
     """
     placed: dict[tuple[Job, bool], tuple[int, int]] = {}
-    sides: dict[Job, bytes] = {}
+    sides: dict[Job, SideBytes] = {}
     with ThreadPoolExecutor(max_workers=threads) as pool:
         for value in list(graph.initializers.values()):
             recipe = recipe_of(value)
@@ -62,24 +65,25 @@ def _write_job(
     pool: ThreadPoolExecutor,
     threads: int,
     progress: Progress,
-) -> tuple[tuple[int, int], bytes]:
+) -> tuple[tuple[int, int], SideBytes]:
     expected = value.const_value.nbytes if value.const_value is not None else 0
     offset = file.align(LARGE_ALIGNMENT if expected >= LARGE_BYTES else SMALL_ALIGNMENT)
-    side = []
+    side = SideBytes(file.path.parent)
     for piece in _in_order(pool, recipe.job.pieces(), ahead=threads + 1):
         file.write(piece.data)
-        side.append(piece.side)
+        side.write(piece.side)
         progress(len(piece.data))
     if file.size - offset != expected:
         raise ValueError(f"{value.name}: {file.size - offset} bytes written, {expected} expected")
-    return (offset, expected), b"".join(side)
+    return (offset, expected), side
 
 
-def _write_side(file: HashedFile, data: bytes, progress: Progress) -> tuple[int, int]:
-    offset = file.align(LARGE_ALIGNMENT if len(data) >= LARGE_BYTES else SMALL_ALIGNMENT)
-    file.write(data)
-    progress(len(data))
-    return offset, len(data)
+def _write_side(file: HashedFile, side: SideBytes, progress: Progress) -> tuple[int, int]:
+    offset = file.align(LARGE_ALIGNMENT if side.size >= LARGE_BYTES else SMALL_ALIGNMENT)
+    for chunk in side.chunks():
+        file.write(chunk)
+        progress(len(chunk))
+    return offset, side.size
 
 
 def _in_order(pool: ThreadPoolExecutor, work: Iterable[Callable[[], Piece]], ahead: int) -> Iterator[Piece]:
@@ -100,7 +104,9 @@ def _in_order(pool: ThreadPoolExecutor, work: Iterable[Callable[[], Piece]], ahe
 def _refer(value: ir.Value, recipe: Recipe, location: str, offset: int, length: int) -> None:
     tensor = value.const_value
     assert tensor is not None and math.prod(tensor.shape.numpy()) >= 0
-    sources = {SOURCES_KEY: json.dumps(recipe.sources)} if recipe.sources else None
+    sources = {SOURCES_KEY: json.dumps(recipe.sources)} if recipe.sources else {}
+    if recipe.interleaved > 1:
+        sources[INTERLEAVED_KEY] = str(recipe.interleaved)
     value.const_value = ir.ExternalTensor(
         location,
         offset,
@@ -108,5 +114,5 @@ def _refer(value: ir.Value, recipe: Recipe, location: str, offset: int, length: 
         tensor.dtype,
         shape=tensor.shape,
         name=str(value.name),
-        metadata_props=sources,
+        metadata_props=sources or None,
     )

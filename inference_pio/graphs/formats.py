@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from inference_pio.errors import BadInputError
@@ -72,9 +73,17 @@ class WeightFormat:
         return next((size for size in BLOCK_SIZES if columns % size == 0), 32)
 
     def gather_block(self, columns: int) -> int | None:
-        """The block size for a table that rows are looked up in: it must divide them. None when nothing does."""
+        """The block size where it must divide the rows (looked-up tables, experts); None when nothing does."""
         largest = self.block_size or BLOCK_SIZES[0]
         return next((size for size in BLOCK_SIZES if size <= largest and columns % size == 0), None)
+
+    def expert_block(self, *columns: int) -> int | None:
+        """The block size for weights with rows of these lengths; None when whole rows share a scale."""
+        return self.gather_block(math.gcd(*columns))
+
+    def for_experts(self) -> WeightFormat:
+        """The closest format that experts have: their operator knows no integer products, but blocks of 8 bits."""
+        return replace(self, activations=Activations.BLOCK) if self.integer_product else self
 
 
 W8A8 = WeightFormat(8, activations=Activations.TOKEN)

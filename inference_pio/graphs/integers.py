@@ -96,4 +96,20 @@ def calibrated_codes(rows: Rows, linears: list[CalibratedLinear]) -> CodeReader 
     """The codes of a weight whose tensors are `linears`, one behind the other; None when there are none."""
     if not linears:
         return None
-    return stacked([(count, linear.read) for (_, count), linear in zip(rows.parts, linears, strict=True)])
+    readers = [(count, linear.read) for (_, count), linear in zip(rows.parts, linears, strict=True)]
+    groups = [readers[start : start + rows.interleaved] for start in range(0, len(readers), rows.interleaved)]
+    return stacked([group[0] if len(group) == 1 else _in_turn(group) for group in groups])
+
+
+def _in_turn(readers: list[tuple[int, CodeReader]]) -> tuple[int, CodeReader]:
+    """One reader over tensors of the same size whose rows take turns: a0, b0, a1, b1 ..."""
+    count = len(readers)
+
+    def read(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        low, high = start // count, -(-stop // count)
+        parts = [reader(low, high) for _, reader in readers]
+        codes, scales = (np.stack(arrays, axis=1) for arrays in zip(*parts, strict=True))
+        first, last = start - low * count, stop - low * count
+        return codes.reshape(-1, *codes.shape[2:])[first:last], scales.reshape(-1, *scales.shape[2:])[first:last]
+
+    return sum(rows for rows, _ in readers), read

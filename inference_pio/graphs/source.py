@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from functools import partial
+
 import numpy as np
 
 from inference_pio.checkpoint.checkpoint import Checkpoint
@@ -26,6 +30,29 @@ class WeightSource:
             check_shape(self._checkpoint.tensors[name], shape)
         return Rows(((name, shape[0]),), shape[1:], self._read_rows)
 
+    def matrix(self, name: str, shape: tuple[int, ...]) -> Rows:
+        """As `rows`, each row of a tensor of more axes as one flat row."""
+        rows = self.rows(name, shape)
+        return Rows(
+            rows.parts,
+            (math.prod(rows.tail),),
+            lambda part, start, stop: self._read_rows(part, start, stop).reshape(stop - start, -1),
+        )
+
+    def heads(self, name: str, heads: int, parts: Mapping[str, int], columns: int) -> dict[str, Rows]:
+        """The tensor `name` [heads * sum of `parts`, columns], whose rows are grouped by head, taken apart.
+
+        Each of `parts` (its name and its rows per head) becomes [heads, rows, columns], called `name[part]`.
+        """
+        per_head = sum(parts.values())
+        whole = self.rows(name, (heads * per_head, columns))
+        found, first = {}, 0
+        for part, rows in parts.items():
+            read = partial(_read_heads, whole, per_head, first, rows)
+            found[part] = Rows(((f"{name}[{part}]", heads),), (rows, columns), read)
+            first += rows
+        return found
+
     def declare_unused(self, pattern: str, reason: str) -> None:
         """State that tensors matching `pattern` (shell style) are left out on purpose."""
         self._ledger.declare_unused(pattern, reason)
@@ -48,3 +75,14 @@ class WeightSource:
     def close(self) -> None:
         """Raise BadInputError unless every tensor was used once or declared unused."""
         self._ledger.close()
+
+
+def tensor_of(rows: Rows) -> str:
+    """The checkpoint tensor behind `rows`, also when they are a part of it."""
+    return rows.parts[0][0].split("[")[0]
+
+
+def _read_heads(whole: Rows, per_head: int, first: int, rows: int, _: str, start: int, stop: int) -> np.ndarray:
+    """Rows `first` to `first + rows` of the heads `start` to `stop`: float32 [stop - start, rows, columns]."""
+    values = whole.read(start * per_head, stop * per_head)
+    return values.reshape(stop - start, per_head, -1)[:, first : first + rows]

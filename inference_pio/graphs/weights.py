@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -27,11 +27,15 @@ CHUNK_ELEMENTS = 1 << 19
 
 @dataclass(frozen=True)
 class Rows:
-    """Checkpoint tensors stacked along axis 0, read as float32 [rows, *tail]."""
+    """Checkpoint tensors stacked along axis 0, read as float32 [rows, *tail].
+
+    With `interleaved` n, every n tensors in turn give one row each: a0, b0, a1, b1 ... for n = 2.
+    """
 
     parts: tuple[tuple[str, int], ...]
     tail: tuple[int, ...]
     read_rows: RowReader = field(repr=False, compare=False)
+    interleaved: int = 1
 
     @property
     def count(self) -> int:
@@ -43,32 +47,60 @@ class Rows:
 
     @property
     def label(self) -> str:
-        return " + ".join(name for name, _ in self.parts)
+        names = [name for name, _ in self.parts]
+        return " + ".join(names if len(names) <= 4 else [*names[:2], f"{len(names) - 2} more"])
 
     def stack(self, *others: Rows) -> Rows:
         """These rows followed by those of `others`; raises BadInputError when the trailing sizes differ."""
         for other in others:
-            if other.tail != self.tail:
-                raise BadInputError(f"{self.label} and {other.label} cannot be stacked: row sizes differ")
-        return Rows(sum((o.parts for o in others), self.parts), self.tail, self.read_rows)
+            if (other.tail, other.interleaved) != (self.tail, self.interleaved):
+                raise BadInputError(f"{self.label} and {other.label} cannot be stacked: their rows differ")
+        return replace(self, parts=sum((o.parts for o in others), self.parts))
+
+    def interleave(self, other: Rows) -> Rows:
+        """Rows of these tensors and of `other`'s in turn; raises BadInputError when their sizes differ."""
+        if other.tail != self.tail or [rows for _, rows in other.parts] != [rows for _, rows in self.parts]:
+            raise BadInputError(f"{self.label} and {other.label} cannot be interleaved: their sizes differ")
+        pairs = zip(self.parts, other.parts, strict=True)
+        return Rows(tuple(part for pair in pairs for part in pair), self.tail, self.read_rows, interleaved=2)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows `start` to `stop` as float32; raises BadInputError that names a tensor with NaN or infinity."""
-        pieces, offset = [], 0
-        for name, rows in self.parts:
+        pieces = [self._read_group(*group) for group in self._groups(start, stop)]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def between(self, start: int, stop: int) -> str:
+        """The names of the tensors that rows `start` to `stop` come from."""
+        return " + ".join(name for names, _, _ in self._groups(start, stop) for name in names)
+
+    def _groups(self, start: int, stop: int) -> Iterator[tuple[list[str], int, int]]:
+        """Tensors whose rows take turns, and which of their rows `start` to `stop` holds."""
+        offset = 0
+        for index in range(0, len(self.parts), self.interleaved):
+            group = self.parts[index : index + self.interleaved]
+            rows = sum(count for _, count in group)
             first, last = max(start - offset, 0), min(stop - offset, rows)
             if first < last:
-                piece = self.read_rows(name, first, last)
-                with np.errstate(invalid="ignore"):  # of infinities of both signs
-                    total = float(np.add.reduce(piece, axis=None, dtype=np.float64))
-                if not math.isfinite(total):
-                    raise BadInputError(
-                        f"tensor '{name}' holds NaN or infinite values in rows {first} to {last - 1}: "
-                        "the checkpoint is damaged, fetch or convert it again"
-                    )
-                pieces.append(piece)
+                yield [name for name, _ in group], first, last
             offset += rows
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def _read_group(self, names: list[str], first: int, last: int) -> np.ndarray:
+        if len(names) == 1:
+            return self._read_tensor(names[0], first, last)
+        low, high = first // len(names), -(-last // len(names))
+        taken = np.stack([self._read_tensor(name, low, high) for name in names], axis=1)
+        return taken.reshape(-1, *self.tail)[first - low * len(names) : last - low * len(names)]
+
+    def _read_tensor(self, name: str, first: int, last: int) -> np.ndarray:
+        piece = self.read_rows(name, first, last)
+        with np.errstate(invalid="ignore"):  # of infinities of both signs
+            total = float(np.add.reduce(piece, axis=None, dtype=np.float64))
+        if not math.isfinite(total):
+            raise BadInputError(
+                f"tensor '{name}' holds NaN or infinite values in rows {first} to {last - 1}: "
+                "the checkpoint is damaged, fetch or convert it again"
+            )
+        return piece
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """Row ranges of about CHUNK_ELEMENTS elements each, in order."""
@@ -115,7 +147,8 @@ class StoreRows:
                 rounded = values.astype(np.float16)
             if not np.isfinite(rounded).all():
                 raise BadInputError(
-                    f"'{self.rows.label}' has values beyond the range of float16: export with --precision fp32"
+                    f"'{self.rows.between(start, stop)}' has values beyond the range of float16: export with "
+                    "--precision fp32"
                 )
             values = rounded
         return Piece(bytes_of(values))
@@ -141,11 +174,15 @@ class ComputeRows:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What an initializer consists of: a job's main bytes, or the side bytes of the same pass."""
+    """What an initializer consists of: a job's main bytes, or the side bytes of the same pass.
+
+    `sources` and `interleaved` say which tensors its rows are, as in `Rows`.
+    """
 
     job: Job
     side: bool = False
     sources: tuple[tuple[str, int], ...] = ()
+    interleaved: int = 1
 
     def evaluate(self) -> bytes:
         """All bytes at once; for small models and tests, the exporter streams instead."""

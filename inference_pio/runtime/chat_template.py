@@ -8,6 +8,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from inference_pio.errors import BadInputError
+from inference_pio.runtime.chat_format import ChatFormat
 from inference_pio.runtime.messages import checked_messages, checked_tools, plain
 from inference_pio.runtime.tokenizer import NAMED_TOKENS, read_config, token_text
 
@@ -28,12 +29,17 @@ class ChatTemplate:
 
         Raises BadInputError when a template is not one.
         """
+        from jinja2 import meta
+
         from inference_pio.runtime.template_sandbox import TemplateSandbox
 
         self._sandbox = TemplateSandbox()
         self._template = self._compiled(source)
         self._tool_template = None if tool_source is None else self._compiled(tool_source)
         self._special_tokens = dict(special_tokens)
+        whole = source + (tool_source or "")
+        self.format = ChatFormat.read(whole, frozenset(meta.find_undeclared_variables(self._sandbox.parse(whole))))
+        """What the template tells about the answers to it."""
         self._lock = Lock()
 
     @classmethod

@@ -9,6 +9,7 @@ from pathlib import Path
 from inference_pio.errors import BadInputError
 
 DEFAULT_PREFIX_CACHE_BYTES = 256 << 20
+DEFAULT_IMAGE_CACHE_BYTES = 128 << 20
 
 
 class VerifyHashes(str, enum.Enum):
@@ -18,14 +19,25 @@ class VerifyHashes(str, enum.Enum):
     ALWAYS = "always"
 
 
+class MapWeights(str, enum.Enum):
+    """Whether weights stay in a file that is mapped: always, never, or when they would not fit into memory."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 @dataclass(frozen=True)
 class EngineConfig:
     """Options of `Engine.open`.
 
     `backend` and `device` "auto" take what the artifact was made for. `threads` None uses one per physical core.
     `max_memory` (bytes) bounds weights, caches and the process around them. `max_context` lowers the artifact's
-    context. `prefix_cache_bytes` 0 turns the prefix cache off. `cache_dir` holds the stamps of checked weights; None
-    is ~/.cache/inference-pio. `allow_failed` opens an artifact whose verification failed.
+    context. `prefix_cache_bytes` 0 turns the prefix cache off. `max_image_tokens` shrinks every image and video to at
+    most so many tokens; `image_cache_bytes` is what the features of images seen before may take. `map_weights` lets
+    the weights stay on disk: they are prepacked once into `cache_dir`, and then mapped. `cache_dir` also holds the
+    stamps of checked weights; None is ~/.cache/inference-pio. `allow_failed` opens an artifact whose verification
+    failed.
 
     Raises BadInputError for values out of range.
     """
@@ -37,21 +49,26 @@ class EngineConfig:
     max_context: int | None = None
     prefix_cache_bytes: int = DEFAULT_PREFIX_CACHE_BYTES
     verify_hashes: VerifyHashes | str = VerifyHashes.FIRST_OPEN
+    max_image_tokens: int | None = None
+    image_cache_bytes: int = DEFAULT_IMAGE_CACHE_BYTES
+    map_weights: MapWeights | str = MapWeights.AUTO
     cache_dir: Path | None = None
     allow_failed: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("threads", 1), ("max_memory", 1), ("max_context", 1), ("prefix_cache_bytes", 0)):
+        leasts = {"threads": 1, "max_memory": 1, "max_context": 1, "max_image_tokens": 1}
+        for name, least in {**leasts, "prefix_cache_bytes": 0, "image_cache_bytes": 0}.items():
             value = getattr(self, name)
-            if value is None and name != "prefix_cache_bytes":
+            if value is None and name in leasts:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise BadInputError(f"{name} must be a whole number of at least {least}, not {value!r}")
         for name, known in (("backend", ("auto", "ort")), ("device", ("auto", "cpu"))):
             if getattr(self, name) not in known:
                 raise BadInputError(f"{name} '{getattr(self, name)}' is not known: use {' or '.join(known)}")
-        try:
-            object.__setattr__(self, "verify_hashes", VerifyHashes(self.verify_hashes))
-        except ValueError:
-            choices = " or ".join(choice.value for choice in VerifyHashes)
-            raise BadInputError(f"verify_hashes '{self.verify_hashes}' is not known: use {choices}") from None
+        for name, kind in (("verify_hashes", VerifyHashes), ("map_weights", MapWeights)):
+            try:
+                object.__setattr__(self, name, kind(getattr(self, name)))
+            except ValueError:
+                choices = " or ".join(choice.value for choice in kind)
+                raise BadInputError(f"{name} '{getattr(self, name)}' is not known: use {choices}") from None

@@ -20,38 +20,56 @@ from inference_pio.artifact.manifest import Manifest
 from inference_pio.errors import BadInputError
 from inference_pio.runtime.answer import Answer
 from inference_pio.runtime.backends.ort import OrtBackend, OrtSequence
-from inference_pio.runtime.chat_template import ChatTemplate
 from inference_pio.runtime.config import EngineConfig, VerifyHashes
 from inference_pio.runtime.cpu import check_cpu_class, physical_cores
 from inference_pio.runtime.generation import CHUNK_TOKENS, decode, prefill
-from inference_pio.runtime.inputs import checked_ids, prompt_ids, split_prompts, unpad
+from inference_pio.runtime.inputs import checked_ids, split_prompts, unpad
+from inference_pio.runtime.mapped.choice import mapped_graph
 from inference_pio.runtime.memory import MemoryBudget
 from inference_pio.runtime.prefix_cache import NullPrefixCache, PrefixCache, RadixPrefixCache
+from inference_pio.runtime.prompts import Prepared, PromptReader, checked_images
 from inference_pio.runtime.request import Request
-from inference_pio.runtime.result import Delta, Result
+from inference_pio.runtime.result import Delta, Result, last_result
 from inference_pio.runtime.sampling_params import SamplingParams
 from inference_pio.runtime.tokenizer import Tokenizer
+from inference_pio.runtime.vision.input import VisionInput
+from inference_pio.runtime.vision.prompt import PromptImages
 
 PROCESS_BYTES = 150 << 20
 """Interpreter, libraries and activations, counted against `max_memory`."""
 
-FILES_READ = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+MAPPED_SHARE = 0.1
+"""Of weights that are mapped, what may be in memory for good: one of them while it is packed, and small tensors."""
+
+ENDING_TOKENS = 16
+"""Of a chat's prompt, in which it shows whether the reasoning was opened."""
+
+FILES_READ = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+)
 """Files that the engine reads by name, besides the graphs."""
 
 
 class Engine:
     """An open artifact. Use it as a context manager or call `close`."""
 
-    def __init__(self, artifact: Artifact, config: EngineConfig) -> None:
+    def __init__(self, artifact: Artifact, config: EngineConfig, mapped: Path | None = None) -> None:
+        """`mapped` is the prepacked form of the artifact's graph, where its weights stay on disk."""
         self.manifest: Manifest = artifact.manifest
         self.path = artifact.path
         artifact.refuse_unlisted(FILES_READ)
         self.context_length = min(self.manifest.model.context_length, config.max_context or 1 << 62)
         self.tokenizer = Tokenizer.load(artifact.path)
         self._generation_config = read_json_object(artifact.file("generation_config.json"))
-        self._chat_template: ChatTemplate | None = None
         self._budget = MemoryBudget(config.max_memory)
-        self._budget.take(self.manifest.memory.weight_bytes + PROCESS_BYTES, "loading the weights")
+        weights = self.manifest.memory.weight_bytes
+        kept = weights if mapped is None else int(MAPPED_SHARE * weights)
+        self._budget.take(kept + PROCESS_BYTES, "loading the weights")
         self._budget.take(config.prefix_cache_bytes, "the prefix cache")
         self.prefix_cache: PrefixCache = (
             RadixPrefixCache(CHUNK_TOKENS, config.prefix_cache_bytes)
@@ -60,9 +78,14 @@ class Engine:
         )
         self._turn = Lock()
         self._idle: list[OrtSequence] = []
-        self._backend: OrtBackend | None = OrtBackend(
-            artifact.path, self.manifest, config.threads or physical_cores(), self._budget
-        )
+        threads = config.threads or physical_cores()
+        self._backend: OrtBackend | None = OrtBackend(artifact.path, self.manifest, threads, self._budget, mapped)
+        self.vision: VisionInput | None = None
+        """What prepares images, where the model takes any."""
+        if self.manifest.vision is not None:
+            self._budget.take(config.image_cache_bytes, "the cache of image features")
+            self.vision = VisionInput(artifact, self.manifest.vision, self.tokenizer, threads, self._budget, config)
+        self._prompts = PromptReader(self.path, self.tokenizer, self.vision, self._vocab_size)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], config: EngineConfig | None = None) -> Engine:
@@ -84,9 +107,10 @@ class Engine:
         check_cpu_class(artifact.manifest.requires.cpu_classes)
         cache_dir = config.cache_dir or Path.home() / ".cache" / "inference-pio"
         stamps = StampCache(cache_dir) if config.verify_hashes is VerifyHashes.FIRST_OPEN else None
+        mapped = mapped_graph(artifact, config, cache_dir, stamps)
         with ThreadPoolExecutor(max_workers=1) as pool:
             hashed = pool.submit(artifact.check_large_files, stamps)
-            engine = cls(artifact, config)
+            engine = cls(artifact, config, mapped)
             hashed.result()
         return engine
 
@@ -95,27 +119,33 @@ class Engine:
         prompts: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]],
         params: SamplingParams | None = None,
         *,
+        images: Sequence[Any] = (),
         cancel: Event | None = None,
     ) -> Result | list[Result]:
         """Continue a prompt (text or token ids), or each of a list of them.
 
         Returns a `Result` for one prompt; for a list, or `n > 1`, a list with the `n` results of each prompt in
-        turn. Text is tokenized as the checkpoint's tokenizer does, without a template. Setting `cancel` ends the
-        request after the current step. Raises BadInputError for empty prompts, prompts beyond the context and token
-        ids outside the vocabulary.
+        turn. Text is tokenized as the checkpoint's tokenizer does, without a template. `images` (paths, Pillow images,
+        uint8 arrays) belong to the placeholders of a single prompt, one each. Setting `cancel` ends the request after
+        the current step. Raises BadInputError for empty prompts, prompts beyond the context, token ids outside the
+        vocabulary, and images that cannot be used.
         """
         params = params or SamplingParams()
         items, single = split_prompts(prompts)
-        requests = [
-            self._request(prompt_ids(item, self.tokenizer), params, index, cancel)
-            for item in items
-            for index in range(params.n)
-        ]
-        results = [_last(self._run(request)) for request in requests]
+        if not single and checked_images(images):
+            raise BadInputError("images go with a single prompt: call generate once per prompt")
+        prepared = [self._prompts.prompt(item, images) for item in items]
+        requests = [self._request(each, params, index, cancel) for each in prepared for index in range(params.n)]
+        results = [last_result(self._run(request)) for request in requests]
         return results[0] if single and params.n == 1 else results
 
     def stream(
-        self, prompt: str | Sequence[int], params: SamplingParams | None = None, *, cancel: Event | None = None
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        images: Sequence[Any] = (),
+        cancel: Event | None = None,
     ) -> Iterator[Delta]:
         """Continue one prompt, yielding text as it is certain; the last delta carries the `Result`.
 
@@ -126,7 +156,7 @@ class Engine:
         items, single = split_prompts(prompt)
         if not single or params.n != 1:
             raise BadInputError("stream takes one prompt and n=1: call it once per answer")
-        return self._run(self._request(prompt_ids(items[0], self.tokenizer), params, 0, cancel))
+        return self._run(self._request(self._prompts.prompt(items[0], images), params, 0, cancel))
 
     def chat(
         self,
@@ -134,10 +164,16 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool | None = None,
         cancel: Event | None = None,
     ) -> Result:
-        """Answer a conversation through the checkpoint's chat template; `n > 1` is for `generate`."""
-        return _last(self.stream_chat(messages, params, tools=tools, cancel=cancel))
+        """Answer a conversation through the checkpoint's chat template; `n > 1` is for `generate`.
+
+        `thinking` turns the reasoning on or off where the template has a switch for it. Where it shows reasoning, the
+        result keeps that apart from the text; with `tools` it holds the calls of the answer as well. Contents may be
+        lists of parts with images and videos; see `runtime.vision.messages`.
+        """
+        return last_result(self.stream_chat(messages, params, tools=tools, thinking=thinking, cancel=cancel))
 
     def stream_chat(
         self,
@@ -145,22 +181,39 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool | None = None,
         cancel: Event | None = None,
     ) -> Iterator[Delta]:
         """As `chat`, yielding deltas as `stream` does."""
-        if self._chat_template is None:
-            self._chat_template = ChatTemplate.load(self.path)
-        text = self._chat_template.render(messages, tools=tools)
-        return self.stream(self.tokenizer.encode(text, add_special_tokens=False), params, cancel=cancel)
+        params = params or SamplingParams()
+        if params.n != 1:
+            raise BadInputError("a conversation has one answer at a time: use n=1, and call again for another")
+        prepared = self._prompts.conversation(messages, tools, thinking)
+        ending = self.tokenizer.decode(prepared[0][-ENDING_TOKENS:], skip_special_tokens=False)
+        deltas = self._run(self._request(prepared, params, 0, cancel))
+        return self._prompts.template.format.answer(deltas, ending, tools)
 
-    def logits(self, token_ids: Any, attention_mask: Any = None) -> np.ndarray:
+    def chat_tokens(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool | None = None,
+    ) -> list[int]:
+        """The token ids that `chat` would run for a conversation."""
+        return self._prompts.conversation(messages, tools, thinking)[0]
+
+    def logits(self, token_ids: Any, attention_mask: Any = None, images: Sequence[Any] = ()) -> np.ndarray:
         """Teacher-forced logits: for ids [len] float32 [len, vocabulary].
 
-        With an `attention_mask`, ids [B, S] padded on the right give float32 [B, S, vocabulary], zeros at the
-        padding; a left-padded batch is refused. Raises BadInputError as `generate` does.
+        With `images`, every placeholder among the ids becomes the tokens of its image, and `len` grows. With an
+        `attention_mask`, ids [B, S] padded on the right give float32 [B, S, vocabulary], zeros at the padding; a
+        left-padded batch is refused. Raises BadInputError as `generate` does.
         """
         if attention_mask is None:
-            return np.concatenate(list(self.stream_logits(token_ids)))
+            return np.concatenate(list(self.stream_logits(token_ids, images)))
+        if checked_images(images):
+            raise BadInputError("images go with one row of token ids: leave the attention mask out")
         lists = unpad(token_ids, attention_mask)
         batch = np.zeros((*np.shape(token_ids), self._vocab_size), np.float32)
         for row, ids in enumerate(lists):
@@ -168,12 +221,22 @@ class Engine:
                 batch[row, start : start + len(rows)] = rows
         return batch
 
-    def stream_logits(self, token_ids: Any) -> Iterator[np.ndarray]:
+    def answer_logits(self, messages: Sequence[Mapping[str, Any]], answer: Sequence[int]) -> np.ndarray:
+        """Teacher-forced logits of an answer to a conversation: float32 [len(answer), vocabulary], row i of token i."""
+        ids, placed = self._prompts.conversation(messages)
+        whole = checked_ids([*ids, *answer[:-1]], self._vocab_size, self.context_length)
+        chunks = self._logit_chunks(np.asarray(whole, np.int64), placed)
+        starts = range(0, len(whole), CHUNK_TOKENS)
+        kept = [rows[max(len(ids) - 1 - start, 0) :].copy() for start, rows in zip(starts, chunks, strict=True)]
+        return np.concatenate(kept)
+
+    def stream_logits(self, token_ids: Any, images: Sequence[Any] = ()) -> Iterator[np.ndarray]:
         """As `logits` of one row of ids, a chunk of at most 128 positions at a time: float32 [chunk, vocabulary]."""
-        ids = checked_ids(prompt_ids(token_ids, self.tokenizer), self._vocab_size, self.context_length)
+        ids, placed = self._prompts.prompt(token_ids, images)
+        ids = checked_ids(ids, self._vocab_size, self.context_length)
         if self._backend is None:
             raise BadInputError("the engine is closed: open the artifact again")
-        return self._logit_chunks(np.asarray(ids, np.int64))
+        return self._logit_chunks(np.asarray(ids, np.int64), placed)
 
     def close(self) -> None:
         """Release weights and caches; closing twice is fine, requests afterwards raise BadInputError."""
@@ -183,6 +246,8 @@ class Engine:
             if self._backend is not None:
                 self._backend.close()
             self._backend = None
+            if self.vision is not None:
+                self.vision.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -196,10 +261,10 @@ class Engine:
     def _vocab_size(self) -> int:
         return self.manifest.model.vocab_size
 
-    def _request(self, ids: list[int], params: SamplingParams, index: int, cancel: Event | None) -> Request:
-        ids = checked_ids(ids, self._vocab_size, self.context_length)
+    def _request(self, prepared: Prepared, params: SamplingParams, index: int, cancel: Event | None) -> Request:
+        ids, images = checked_ids(prepared[0], self._vocab_size, self.context_length), prepared[1]
         sampling = params.resolve(self._generation_config, self.context_length - len(ids))
-        return Request(ids, sampling, index, cancel or Event())
+        return Request(ids, sampling, index, cancel or Event(), images)
 
     def _run(self, request: Request) -> Iterator[Delta]:
         if self._backend is None:
@@ -221,12 +286,15 @@ class Engine:
             run_seconds = sequence.run_seconds - run_before
         yield answer.finish(run_seconds)
 
-    def _logit_chunks(self, tokens: np.ndarray) -> Iterator[np.ndarray]:
+    def _logit_chunks(self, tokens: np.ndarray, images: PromptImages | None) -> Iterator[np.ndarray]:
         with self._sequence() as sequence:
+            if images is not None:
+                sequence.place(*images.positions())
             for start in range(0, len(tokens), CHUNK_TOKENS):
                 chunk = tokens[start : start + CHUNK_TOKENS]
                 with self._turn:
-                    rows = sequence.forward(chunk, keep=len(chunk))
+                    features = None if images is None else images.chunk(start, start + len(chunk))
+                    rows = sequence.forward(chunk, len(chunk), features)
                 yield rows if len(chunk) > 1 else rows.copy()
 
     @contextmanager
@@ -245,11 +313,3 @@ class Engine:
                     self._idle.append(sequence)
                 else:
                     sequence.release()
-
-
-def _last(deltas: Iterator[Delta]) -> Result:
-    result = None
-    for delta in deltas:
-        result = delta.result
-    assert result is not None  # the last delta carries it
-    return result

@@ -40,11 +40,14 @@ def prefill(sequence: Sequence, request: Request, cache: PrefixCache, turn: Turn
     Cached blocks are copied instead of computed; whole blocks that were computed are stored. The last token is always
     computed. The logits are None when the request was cancelled.
     """
-    tokens = request.prompt_ids
+    tokens, images = request.prompt_ids, request.images
     ids = np.asarray(tokens, np.int64)
+    keys = tokens if images is None else images.cache_ids(tokens, CHUNK_TOKENS)
     with turn:
         sequence.reserve(len(tokens) + min(request.sampling.max_new_tokens, CHUNK_TOKENS))
-        for payload in cache.match(tokens, len(tokens) - 1):
+        if images is not None:
+            sequence.place(*images.positions())
+        for payload in cache.match(keys, len(keys) - 1):
             sequence.restore(payload, sequence.length, sequence.length + CHUNK_TOKENS)
     cached, logits = sequence.length, None
     while sequence.length < len(tokens):
@@ -52,11 +55,11 @@ def prefill(sequence: Sequence, request: Request, cache: PrefixCache, turn: Turn
             return None, cached
         start = sequence.length
         chunk = ids[start : start + CHUNK_TOKENS]
+        stop = start + len(chunk)
         with turn:
-            logits = sequence.forward(chunk, keep=1)[0]
-            stop = start + len(chunk)
-            if len(chunk) == CHUNK_TOKENS and cache.budget_bytes and not cache.contains(tokens[:stop]):
-                cache.put(tokens[:stop], sequence.save(start, stop))
+            logits = sequence.forward(chunk, 1, None if images is None else images.chunk(start, stop))[0]
+            if len(chunk) == CHUNK_TOKENS and cache.budget_bytes and not cache.contains(keys[:stop]):
+                cache.put(keys[:stop], sequence.save(start, stop))
     return logits, cached
 
 

@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from threading import Event
 
 from inference_pio.runtime.sampling_params import ResolvedSampling
+from inference_pio.runtime.vision.prompt import PromptImages
 
 
 @dataclass(frozen=True)
 class Request:
-    """One answer to one prompt; `index` tells apart the answers of `n > 1`."""
+    """One answer to one prompt; `index` tells apart the answers of `n > 1`, `images` stand in the prompt's tokens."""
 
     prompt_ids: list[int]
     sampling: ResolvedSampling
     index: int = 0
     cancel: Event = field(default_factory=Event)
+    images: PromptImages | None = None

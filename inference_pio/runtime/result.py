@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,8 +84,24 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """A call that the model asks for: a function and its arguments, which are JSON values."""
+
+    name: str
+    arguments: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The name and the arguments."""
+        return {"name": self.name, "arguments": self.arguments}
+
+
+@dataclass(frozen=True)
 class Result:
-    """A finished request; `logprobs` has one entry per generated token when they were asked for."""
+    """A finished request; `logprobs` has one entry per generated token when they were asked for.
+
+    Of a chat: `text` is the answer without its `reasoning` (None where it has none) and without `tool_calls`;
+    `tool_call_problems` says what is wrong with each malformed call, which stays in the text.
+    """
 
     text: str
     token_ids: tuple[int, ...]
@@ -92,6 +109,9 @@ class Result:
     usage: Usage
     timings: Timings
     logprobs: tuple[TokenLogprob, ...] | None = None
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_problems: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON-ready values."""
@@ -102,6 +122,9 @@ class Result:
             "usage": self.usage.to_dict(),
             "timings": self.timings.to_dict(),
             "logprobs": _logprob_dicts(self.logprobs),
+            "reasoning": self.reasoning,
+            "tool_calls": [call.to_dict() for call in self.tool_calls],
+            "tool_call_problems": list(self.tool_call_problems),
         }
 
 
@@ -114,16 +137,27 @@ class Delta:
     logprobs: tuple[TokenLogprob, ...] | None = None
     finish_reason: FinishReason | None = None
     result: Result | None = None
+    reasoning: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The step as JSON-ready values."""
         return {
             "text": self.text,
+            "reasoning": self.reasoning,
             "token_ids": [int(token) for token in self.token_ids],
             "logprobs": _logprob_dicts(self.logprobs),
             "finish_reason": None if self.finish_reason is None else self.finish_reason.value,
             "result": None if self.result is None else self.result.to_dict(),
         }
+
+
+def last_result(deltas: Iterable[Delta]) -> Result:
+    """The result that the last of `deltas` carries."""
+    result = None
+    for delta in deltas:
+        result = delta.result
+    assert result is not None  # a stream that ends without one has raised
+    return result
 
 
 def rate(count: int, seconds: float) -> float:

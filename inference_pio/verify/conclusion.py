@@ -122,6 +122,11 @@ def _notes(artifact: Artifact, gate: Gate, comparison: Comparison, options: Veri
             "This artifact's weight-only kernels also round activations to int8, per token and block (accuracy level "
             "4); the simulation does the same."
         )
+    if "com.microsoft::QMoE" in manifest.requires.operators:
+        yield (
+            "The experts' kernel rounds activations to int8 as well, per token and block, unless no block size divides "
+            "its rows; the simulation does the same."
+        )
     if "com.microsoft::MatMulIntegerToFloat" in manifest.requires.operators:
         yield "Inputs of the integer products are rounded to int8 as the graph says; the simulation does the same."
     if manifest.cache.dtype == "int8":

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from inference_pio.artifact.manifest import Manifest, read_manifest
 from inference_pio.checkpoint.checkpoint import Checkpoint
+from inference_pio.verify.examples import read_examples
 from inference_pio.verify.options import VerifyOptions
 from inference_pio.verify.original import passes_for
 from inference_pio.verify.passes import ARTIFACT_ALONE
@@ -26,6 +27,9 @@ _HEAD = 160 * _MB
 _PACKED = 1.15
 """Weights while a session is being loaded, as a multiple of their file."""
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
+_TOGETHER = 6
+"""Copies of the hidden states of all positions that a layer with experts has at once."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ def estimate(artifact: str | Path, checkpoint: str | Path | None, options: Verif
     """
     options = options or VerifyOptions()
     manifest = read_manifest(Path(artifact))
+    if manifest.vision is not None:
+        return _answers_estimate(manifest, options)
     window = min(options.window, manifest.model.context_length)
     wanted = options.positions_for(manifest.recipe.name)
     window = min(window, wanted)
@@ -58,6 +64,14 @@ def estimate(artifact: str | Path, checkpoint: str | Path | None, options: Verif
     return Estimate(max(phases), rows * manifest.model.vocab_size * 4, positions)
 
 
+def _answers_estimate(manifest: Manifest, options: VerifyOptions) -> Estimate:
+    """For answers about images: the original is held whole, and no answer has more tokens than bytes."""
+    examples = () if options.data is None else read_examples(options.data).examples
+    positions = sum(len(example.answer.encode()) for example in examples)
+    memory = max(_engine_bytes(manifest, _CHUNK), 4 * manifest.parameters + _TORCH)
+    return Estimate(memory, 2 * positions * manifest.model.vocab_size * 4, positions)
+
+
 def _engine_bytes(manifest: Manifest, window: int) -> int:
     logits = (window + _CHUNK) * manifest.model.vocab_size * 4
     cache = window * manifest.memory.cache_bytes_per_token
@@ -65,15 +79,21 @@ def _engine_bytes(manifest: Manifest, window: int) -> int:
 
 
 def _reference_bytes(checkpoint: Checkpoint, manifest: Manifest, positions: int, window: int) -> int:
-    """One layer in float32, its largest tensor once more as stored, hidden states and one window's activations."""
+    """One layer in float32, its largest tensor once more as stored, hidden states and one window's activations.
+
+    Of a layer's experts one is in memory at a time, but the layer runs over all positions at once.
+    """
     layers: dict[str, int] = {}
     largest = widest = 0
+    copies = 4
     for name, info in checkpoint.tensors.items():
-        match = _LAYER.search(name)
-        if match:
+        match, expert = _LAYER.search(name), _EXPERT.search(name)
+        if expert:
+            copies = 4 + _TOGETHER
+        if match and not (expert and int(expert[1])):
             size = math.prod(info.shape)
             layers[match[1]] = layers.get(match[1], 0) + size
             largest, widest = max(largest, size), max(widest, info.shape[0])
-    hidden = 4 * positions * manifest.model.hidden_size * 4
+    hidden = copies * positions * manifest.model.hidden_size * 4
     activations = 4 * window * widest * 4
     return 4 * max(layers.values(), default=0) + 8 * largest + hidden + activations + _HEAD + _TORCH

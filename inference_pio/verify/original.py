@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from importlib.util import find_spec
@@ -13,7 +13,9 @@ from inference_pio.artifact.bundle import Artifact
 from inference_pio.artifact.manifest import Manifest
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError
+from inference_pio.graphs.architectures import decoder_config
 from inference_pio.runtime.tokenizer import Tokenizer
+from inference_pio.verify.examples import Example
 from inference_pio.verify.options import VerifyOptions
 from inference_pio.verify.passes import Passes
 from inference_pio.verify.scratch import LogitsFile
@@ -28,7 +30,7 @@ class Original:
     """
 
     def __init__(self, checkpoint: Checkpoint, manifest: Manifest, options: VerifyOptions) -> None:
-        vocabulary = checkpoint.config.get("vocab_size")
+        vocabulary = decoder_config(checkpoint.config).get("vocab_size")
         if vocabulary != manifest.model.vocab_size:
             raise BadInputError(
                 f"the artifact has a vocabulary of {manifest.model.vocab_size}, the checkpoint in {checkpoint.path} "
@@ -56,6 +58,18 @@ class Original:
             layers=self._layers_kept,
             threads=self._options.threads,
             progress=lambda done, total: self._options.report(phase, done, total),
+        )
+
+    def answers(self, examples: Sequence[Example]) -> Iterator[Any]:
+        """What transformers' model makes of questions about images; see `reference.vision.answers`."""
+        from inference_pio.verify.reference import vision
+
+        return vision.answers(
+            self._checkpoint.path,
+            examples,
+            layers=self._layers_kept,
+            threads=self._options.threads,
+            progress=lambda done, total: self._options.report("reference", done, total),
         )
 
     def tokenize(self, text: str) -> list[int]:

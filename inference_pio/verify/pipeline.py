@@ -13,6 +13,7 @@ from pathlib import Path
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError
+from inference_pio.verify.answers import compare_answers
 from inference_pio.verify.baseline import compare_with_baseline, read_report
 from inference_pio.verify.candidate import Candidate, run_artifact
 from inference_pio.verify.conclusion import Comparison, Simulated, conclude
@@ -47,7 +48,9 @@ def verify(artifact: str | Path, checkpoint: str | Path | None, options: VerifyO
     opened = Artifact.open(artifact)
     gate = _choose_gate(opened, options)
     baseline = None if options.baseline is None else read_report(options.baseline)
-    if options.reference is not None:
+    if opened.manifest.vision is not None or options.data is not None:
+        comparison, options = _on_answers(opened, checkpoint, options), replace(options, simulation=False)
+    elif options.reference is not None:
         comparison = _against_saved(opened, load_reference(options.reference), options)
     elif checkpoint is not None:
         with Checkpoint.open(checkpoint) as source:
@@ -60,6 +63,21 @@ def verify(artifact: str | Path, checkpoint: str | Path | None, options: VerifyO
     worse = compare_with_baseline(report.to_dict(), baseline)
     outcome = {"file": str(options.baseline), "passed": not worse, "failures": worse}
     return replace(report, baseline=outcome, gate=report.gate.with_failures([f"baseline: {w}" for w in worse]))
+
+
+def _on_answers(artifact: Artifact, checkpoint: str | Path | None, options: VerifyOptions) -> Comparison:
+    """Answers about images; refuses by name what is for texts alone."""
+    if artifact.manifest.vision is None:
+        raise BadInputError("--data is for models that see images, and this one does not: leave it out")
+    taken = [name for name in ("text", "reference", "save_reference") if getattr(options, name) is not None]
+    if taken:
+        raise BadInputError(
+            f"--{taken[0].replace('_', '-')} is for models of text: one that sees images takes --data FILE.jsonl alone"
+        )
+    if checkpoint is None:
+        raise BadInputError("there is nothing to compare with: give a checkpoint")
+    with Checkpoint.open(checkpoint) as source:
+        return compare_answers(artifact, source, options)
 
 
 def _against_checkpoint(artifact: Artifact, checkpoint: Checkpoint, gate: Gate, options: VerifyOptions) -> Comparison:

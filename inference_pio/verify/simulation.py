@@ -4,7 +4,8 @@ Run through the reference model they give the simulation: the best that these qu
 that is further from the original than its own simulation has a bug, and not just rounding.
 
 The exporter notes in each initializer which checkpoint tensors it holds (metadata `inference_pio.sources`, a JSON
-list of [tensor, rows] stacked along axis 0), so no name or graph pattern has to be guessed here.
+list of [tensor, rows] stacked along axis 0; with `inference_pio.interleaved` n, n tensors at a time give one row each
+in turn), so no name or graph pattern has to be guessed here.
 Kernel contracts: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md (MatMulNBits,
 GatherBlockQuantized).
 """
@@ -12,7 +13,6 @@ GatherBlockQuantized).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,30 +22,32 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from inference_pio.errors import BadInputError
 from inference_pio.verify.cache_steps import read_cache_steps
+from inference_pio.verify.expert_weights import (
+    FLOAT_WEIGHTS,
+    QUANTIZED_WEIGHTS,
+    read_float_experts,
+    read_quantized_experts,
+)
 from inference_pio.verify.integer_products import read_product
-from inference_pio.verify.tensors import read_rows
+from inference_pio.verify.latent_weights import join_heads
+from inference_pio.verify.stored_rows import (
+    Blocks,
+    StoredRows,
+    float_rows,
+    quantized_rows,
+    refuse_zero_points,
+    shape_of,
+    whole_number,
+)
 from inference_pio.verify.weights import CacheSteps, InputRounding
 
 SOURCES_KEY = "inference_pio.sources"
+INTERLEAVED_KEY = "inference_pio.interleaved"
+MICROSOFT = "com.microsoft"
+SCALES = {"MatMulNBits": {2}, "GatherBlockQuantized": {2}, "QMoE": set(QUANTIZED_WEIGHTS.values())}
+"""Inputs that hold scales, by operator."""
 INT8_ACTIVATIONS = 4
 """MatMulNBits' `accuracy_level` at which the kernel rounds activations to int8 per row and block."""
-
-
-@dataclass(frozen=True)
-class StoredRows:
-    """Rows of one initializer that hold one checkpoint tensor.
-
-    `first` is where they begin; `read` gives any of the initializer's rows as float32; `rounding` is set where the
-    activations that meet them are rounded; `shape` is the checkpoint tensor's.
-    """
-
-    first: int
-    shape: tuple[int, ...]
-    read: Callable[[int, int], np.ndarray]
-    rounding: InputRounding | None = None
-
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        return self.read(self.first + start, self.first + stop)
 
 
 class ArtifactWeights:
@@ -65,6 +67,7 @@ class ArtifactWeights:
         self._others: dict[str, StoredRows] = {}
         for value in graph.initializers.values():
             self._add(value)
+        self._others |= join_heads(self._others)
         self._cache_steps = read_cache_steps(graph)
         if not self._others and not self._tables:
             raise BadInputError(f"{model} does not say which tensors its weights are: export the artifact again")
@@ -111,14 +114,15 @@ class ArtifactWeights:
         if use is None:
             return
         place = self._tables if use.is_table else self._others
-        first = 0
-        for name, rows in _sources(tensor, self._model):
+        end, stride = 0, _interleaved(tensor, self._model)
+        for number, (name, rows) in enumerate(_sources(tensor, self._model)):
             if name in place:
                 raise BadInputError(f"{self._model} holds '{name}' twice for one purpose: export the artifact again")
-            shape = (rows, *use.stored.shape[1:])
-            place[name] = replace(use.stored, first=first, shape=shape)
-            first += rows
-        if first != use.stored.shape[0]:
+            turn = number % stride
+            first = end - turn * rows + turn  # within the tensors that take turns
+            place[name] = replace(use.stored, first=first, shape=(rows, *use.stored.shape[1:]), stride=stride)
+            end += rows
+        if end != use.stored.shape[0]:
             raise BadInputError(f"'{value.name}' in {self._model} has not the rows that its sources have: export again")
 
 
@@ -131,77 +135,45 @@ class _Use:
 def _use_of(value: ir.Value) -> _Use | None:
     """How an initializer is used, found from the node that reads it; None for scales, which belong to their data."""
     for node, index in value.uses():
-        kind = (node.domain, node.op_type, index)
-        if kind == ("com.microsoft", "MatMulNBits", 1):
-            block = _int(node, "block_size")
-            rounds = _int(node, "accuracy_level", 0) == INT8_ACTIVATIONS
-            stored = _quantized(node, value, node.inputs[2], _int(node, "bits", 4), _int(node, "K"), zero_input=3)
-            return _Use(replace(stored, rounding=InputRounding(block) if rounds else None), is_table=False)
-        if kind == ("com.microsoft", "MatMulIntegerToFloat", 1):
+        if node.domain == MICROSOFT and index in SCALES.get(node.op_type, ()):
+            return None
+        if node.op_type == "Cast":  # float16, widened at load
+            readers = [*node.outputs[0].uses()]
+            node, index = next((use for use in readers if _is_lookup(*use)), readers[0])
+        kind = (node.domain, node.op_type)
+        if kind == (MICROSOFT, "MatMulNBits") and index == 1:
+            return _Use(_linear(node, value), is_table=False)
+        if kind == (MICROSOFT, "MatMulIntegerToFloat") and index == 1:
             product = read_product(node)
             return _Use(StoredRows(0, product.shape, product.read, product.rounding), is_table=False)
-        if kind == ("com.microsoft", "GatherBlockQuantized", 0):
-            bits = _int(node, "bits", 4)
-            columns = _shape(value)[-1] * 8 // bits
-            return _Use(_quantized(node, value, node.inputs[2], bits, columns, zero_input=3), is_table=True)
-        if node.op_type in ("MatMulNBits", "GatherBlockQuantized") and index == 2:
-            return None
-        is_table = (node.op_type, index) == ("Gather", 0)
-        if node.op_type == "Cast":
-            is_table = any((n.op_type, i) == ("Gather", 0) for n, i in node.outputs[0].uses())
-        return _Use(_float(value), is_table)
+        if kind == (MICROSOFT, "GatherBlockQuantized") and index == 0:
+            return _Use(_table(node, value), is_table=True)
+        if kind == (MICROSOFT, "QMoE") and index in QUANTIZED_WEIGHTS:
+            return _Use(read_quantized_experts(node, index, value), is_table=False)
+        if kind == (MICROSOFT, "MoE") and index in FLOAT_WEIGHTS:
+            return _Use(read_float_experts(node, value), is_table=False)
+        return _Use(float_rows(value), _is_lookup(node, index))
     return None
 
 
-def _float(value: ir.Value) -> StoredRows:
-    tensor = value.const_value
-    assert tensor is not None
-    return StoredRows(
-        first=0,
-        shape=_shape(value),
-        read=lambda start, stop: np.ascontiguousarray(read_rows(tensor, start, stop), dtype=np.float32),
-    )
+def _is_lookup(node: ir.Node, index: int) -> bool:
+    return (node.op_type, index) == ("Gather", 0)
 
 
-def _quantized(
-    node: ir.Node, data: ir.Value, scales: ir.Value | None, bits: int, columns: int, zero_input: int
-) -> StoredRows:
-    if len(node.inputs) > zero_input and node.inputs[zero_input] is not None:
-        raise BadInputError(f"node '{node.name}' has explicit zero points, which the simulation does not know")
-    if scales is None or scales.const_value is None or data.const_value is None or bits not in (4, 8):
-        raise BadInputError(f"node '{node.name}' has weights in a form that the simulation does not know")
-    block, rows = _int(node, "block_size"), _shape(data)[0]
-    values, factors = data.const_value, scales.const_value
-    blocks = -(-columns // block)
-    flat = len(_shape(scales)) == 1
-    if int(np.prod(_shape(scales))) != rows * blocks:
-        raise BadInputError(f"node '{node.name}' has scales of the wrong size: export the artifact again")
-
-    def read(start: int, stop: int) -> np.ndarray:
-        if flat:
-            scale = read_rows(factors, start * blocks, stop * blocks)
-        else:
-            scale = read_rows(factors, start, stop)
-        packed = read_rows(values, start, stop).reshape(stop - start, -1)
-        return dequantize(packed, scale.reshape(stop - start, blocks), bits, block, columns)
-
-    return StoredRows(first=0, shape=(rows, columns), read=read)
+def _linear(node: ir.Node, data: ir.Value) -> StoredRows:
+    refuse_zero_points(node, 3)
+    block = whole_number(node, "block_size")
+    layout = Blocks(shape_of(data)[0], whole_number(node, "K"), whole_number(node, "bits", 4), block)
+    rounds = whole_number(node, "accuracy_level", 0) == INT8_ACTIVATIONS
+    stored = quantized_rows(node, data, node.inputs[2], layout)
+    return replace(stored, rounding=InputRounding(block) if rounds else None)
 
 
-def dequantize(packed: np.ndarray, scales: np.ndarray, bits: int, block: int, columns: int) -> np.ndarray:
-    """Values `(q - zero point) * scale` as float32 [rows, columns].
-
-    `packed` uint8 [rows, bytes], two 4-bit values to a byte with the first in the low half; `scales` [rows, blocks];
-    the zero point is half of the range; columns beyond `columns` are padding.
-    """
-    if bits == 4:
-        unpacked = np.empty((packed.shape[0], packed.shape[1] * 2), dtype=np.uint8)
-        unpacked[:, 0::2], unpacked[:, 1::2] = packed & 15, packed >> 4
-        packed = unpacked
-    values = packed[:, :columns].astype(np.float32)
-    values -= np.float32(1 << (bits - 1))
-    values *= np.repeat(scales.astype(np.float32), block, axis=1)[:, :columns]
-    return values
+def _table(node: ir.Node, data: ir.Value) -> StoredRows:
+    refuse_zero_points(node, 3)
+    bits, shape = whole_number(node, "bits", 4), shape_of(data)
+    layout = Blocks(shape[0], shape[-1] * 8 // bits, bits, whole_number(node, "block_size"))
+    return quantized_rows(node, data, node.inputs[2], layout)
 
 
 def _sources(tensor: ir.TensorProtocol, model: Path) -> list[tuple[str, int]]:
@@ -213,15 +185,10 @@ def _sources(tensor: ir.TensorProtocol, model: Path) -> list[tuple[str, int]]:
         ) from error
 
 
-def _shape(value: ir.Value) -> tuple[int, ...]:
-    assert value.const_value is not None
-    return tuple(int(size) for size in value.const_value.shape.numpy())
-
-
-def _int(node: ir.Node, name: str, default: int | None = None) -> int:
-    attribute = node.attributes.get(name)
-    if attribute is not None:
-        return int(attribute.value)
-    if default is None:
-        raise BadInputError(f"node '{node.name}' lacks the attribute '{name}': export the artifact again")
-    return default
+def _interleaved(tensor: ir.TensorProtocol, model: Path) -> int:
+    """How many of the sources take turns, a row each."""
+    text = tensor.metadata_props.get(INTERLEAVED_KEY, "1")
+    turns, rows = int(text) if text.isdecimal() else 0, [rows for _, rows in _sources(tensor, model)]
+    if turns < 1 or len(rows) % turns or any(rows[i] != rows[i - i % turns] for i in range(len(rows))):
+        raise BadInputError(f"'{tensor.name}' in {model} has unreadable '{INTERLEAVED_KEY}': export the artifact again")
+    return turns

@@ -124,3 +124,28 @@ def test_a_huge_manifest_is_not_read(tmp_path):
 def test_no_manifest_is_no_artifact(tmp_path):
     with pytest.raises(BadInputError, match=r"is not an artifact: it has no manifest\.json"):
         read_manifest(tmp_path)
+
+
+def test_a_cache_is_of_keys_and_values_unless_it_says_otherwise(tmp_path):
+    """As manifests did before they could say so."""
+    folder = write_artifact(tmp_path / "artifact")
+    values = read(folder)
+    assert values["cache"].pop("kinds") == ["key", "value"]
+    rewrite(folder, values)
+    assert read_manifest(folder).cache == CacheSpec(2, 1, 16, "float32")
+
+
+def test_bytes_of_a_token_follow_the_kinds():
+    assert CacheSpec(47, 1, 576, "float32", ["latent"]).bytes_per_token == 47 * 576 * 4
+    assert CacheSpec(47, 20, 256, "float32").bytes_per_token == 47 * 20 * 512 * 4
+    assert CacheSpec(2, 4, 16, "int8").bytes_per_token == 2 * 2 * 4 * 16
+
+
+@pytest.mark.parametrize("kinds", [[], ["keys"], "latent", [1], None])
+def test_other_kinds_are_refused(tmp_path, kinds):
+    folder = write_artifact(tmp_path / "artifact")
+    values = read(folder)
+    values["cache"]["kinds"] = kinds
+    rewrite(folder, values)
+    with pytest.raises(BadInputError, match="kinds"):
+        read_manifest(folder)

@@ -259,7 +259,7 @@ def test_a_half_done_swap_is_undone_or_finished(tmp_path, monkeypatch, killed_af
 
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
         patch.setattr(Path, "rename", dying)
-        patch.setattr(ArtifactWriter, "__exit__", lambda writer, *_: os.close(writer._lock))
+        patch.setattr(ArtifactWriter, "__exit__", lambda writer, *_: writer._lock.release())
         write(out, force=True)
     assert out.exists() == (killed_after == 2)
     with pytest.raises(BadInputError, match="only with --force"):

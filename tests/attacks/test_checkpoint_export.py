@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 from artifact_cases import snapshot
 from random_checkpoint import published_config, write_random_checkpoint
+from shapes import write_shape
 
 SMALL = {
     "vocab_size": 2048,
@@ -194,7 +195,7 @@ def test_no_folder_no_hub_id_no_checkpoint(tmp_path, refused, tiny_artifact):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model_type": "llama"}, "'llama' is not supported; supported are qwen3"),
+        ({"model_type": "gpt2"}, "llama, mistral, qwen2, qwen3"),
         ({"model_type": None}, "model_type is missing"),
         ({"model_type": ["qwen3"]}, "model_type is ['qwen3'], not a string"),
         ({"hidden_size": -32}, "hidden_size is -32"),
@@ -223,6 +224,49 @@ def test_no_folder_no_hub_id_no_checkpoint(tmp_path, refused, tiny_artifact):
     ids=lambda value: str(value)[:60] if isinstance(value, dict) else "",
 )
 def test_configs_that_cannot_be(checkpoint, refused, changes, words):
+    change_config(checkpoint, **changes)
+    assert words in refused(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def sound_experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = write_shape("moe", tmp_path_factory.mktemp("experts") / "checkpoint")
+    values = json.loads((path / "config.json").read_text())
+    values["num_experts"] = values.pop("num_local_experts")  # as published checkpoints call it
+    (path / "config.json").write_text(json.dumps(values))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_experts_per_tok": 7}, "num_experts_per_tok is 7"),
+        ({"num_experts_per_tok": 0}, "num_experts_per_tok is 0"),
+        ({"num_experts_per_tok": -1}, "num_experts_per_tok is -1"),
+        ({"num_experts_per_tok": 2.0}, "num_experts_per_tok is 2.0"),
+        ({"num_experts_per_tok": 10**40}, "num_experts_per_tok is 1000"),
+        ({"num_experts": 0}, "num_experts is 0"),
+        ({"num_experts": -6}, "num_experts is -6"),
+        ({"num_experts": 10**9}, "num_experts is 1000000000"),
+        ({"num_experts": "many"}, "num_experts is 'many'"),
+        ({"num_experts": True}, "num_experts is True, not an integer"),
+        ({"num_experts": 7, "num_local_experts": 6}, "num_experts is 7 but num_local_experts is 6"),
+        ({"num_experts": 5}, "'model.layers.0.mlp.gate.weight'"),
+        ({"num_experts": 4096}, "asks for 36864 tensors of experts, but the checkpoint has"),
+        ({"num_experts": 4096, "num_hidden_layers": 1024}, "asks for 12582912 tensors of experts"),
+        ({"moe_intermediate_size": 0}, "moe_intermediate_size is 0"),
+        ({"moe_intermediate_size": 47}, "'model.layers.0.mlp.experts.0.gate_proj.weight'"),
+        ({"decoder_sparse_step": 0}, "decoder_sparse_step is 0"),
+        ({"decoder_sparse_step": 10**9}, "'model.layers.0.mlp.gate_proj.weight'"),
+        ({"mlp_only_layers": [0]}, "'model.layers.0.mlp.gate_proj.weight'"),
+        ({"mlp_only_layers": "all"}, "mlp_only_layers is 'all'"),
+        ({"mlp_only_layers": [1.5]}, "mlp_only_layers"),
+        ({"norm_topk_prob": "yes"}, "norm_topk_prob is 'yes'"),
+    ],
+    ids=lambda value: str(value)[:60] if isinstance(value, dict) else "",
+)
+def test_experts_that_cannot_be(sound_experts, tmp_path, refused, changes, words):
+    checkpoint = Path(shutil.copytree(sound_experts, tmp_path / "checkpoint"))
     change_config(checkpoint, **changes)
     assert words in refused(checkpoint)
 

@@ -12,6 +12,7 @@ from inference_pio.calibration.taps import Tap, find_cache_taps, find_taps
 from inference_pio.graphs.spec import DecoderSpec
 
 PREFIX = "model.layers.1."
+BIASES = {"qkv_bias": True, "output_bias": True, "mlp_bias": True}
 
 
 def names(tap: Tap) -> tuple[str, ...]:
@@ -51,8 +52,9 @@ def test_what_makes_a_tap_absorbs_its_smoothing():
 
 
 def test_a_bias_is_absorbed_with_its_weight():
-    found = absorbers(canonical(spec_with(qkv_bias=True, output_bias=True)))
+    found = absorbers(canonical(spec_with(**BIASES)))
     assert found["o_proj"] == ("self_attn.v_proj.weight", "self_attn.v_proj.bias")
+    assert found["down_proj"] == ("mlp.up_proj.weight", "mlp.up_proj.bias")
     assert found["v_proj"] == ("input_layernorm.weight",)
 
 
@@ -88,7 +90,12 @@ def run(layer: LayerGraph, runner: Runner, weights: dict[str, np.ndarray]) -> np
 
 @pytest.mark.parametrize(
     "spec",
-    [spec_with(), spec_with(kv_heads=1), spec_with(kv_heads=4), spec_with(qkv_bias=True, output_bias=True)],
+    [
+        spec_with(),
+        spec_with(kv_heads=1),
+        spec_with(kv_heads=4),
+        spec_with(**BIASES),
+    ],
     ids=["grouped", "one_head", "no_groups", "bias"],
 )
 def test_folding_any_factors_leaves_the_layer_as_it_was(spec: DecoderSpec):

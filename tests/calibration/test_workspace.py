@@ -171,3 +171,14 @@ def test_a_full_disk_while_a_layer_is_written(tmp_path: Path, error: Exception, 
         with pytest.raises(ResourceLimitError, match="same command to go on"):
             do_layers(work, 1, 2)
         assert work.finished_layers() == 1
+
+
+def test_two_at_once_are_refused(tmp_path):
+    with (
+        Workspace(tmp_path / "out", KEY),
+        pytest.raises(BadInputError, match="another calibration is writing"),
+        Workspace(tmp_path / "out", KEY),
+    ):
+        pass
+    with Workspace(tmp_path / "out", KEY):
+        pass  # the first one has let go

@@ -30,6 +30,14 @@ def test_values_of_the_right_type_are_returned() -> None:
     config.finish()
 
 
+def test_null_and_absent_can_be_told_apart() -> None:
+    config = ConfigReader({"k": None, "l": 1, "inner": {"k": None}})
+    assert config.is_null("k")
+    assert not config.is_null("l") and not config.is_null("absent")
+    section = config.section("inner")
+    assert section is not None and section.is_null("k") and not section.is_null("l")
+
+
 @pytest.mark.parametrize("values", [{}, {"k": None}])
 def test_null_counts_as_absent(values: dict[str, Any]) -> None:
     config = ConfigReader(values)

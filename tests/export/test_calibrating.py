@@ -13,6 +13,7 @@ import pytest
 from artifact_cases import snapshot
 from safetensors.numpy import load_file, save_file
 
+from inference_pio.artifact.manifest import Accuracy
 from inference_pio.calibration.options import CalibrationOptions, Switches
 from inference_pio.calibration.pipeline import calibrate
 from inference_pio.calibration.result import Calibration
@@ -222,3 +223,28 @@ def test_an_artifact_that_fails_its_gate_leaves_nothing_at_the_output(small: Pat
     with pytest.raises(GateFailedError):
         export(small, tmp_path / "out", OPTIONS, verifier=verifier)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_calibration_of_a_failed_export_serves_the_next(small: Path, tmp_path: Path):
+    def fails(folder: Path) -> Accuracy:
+        return Accuracy("strict", False, {}, ["too far"])
+
+    with pytest.raises(GateFailedError):
+        export(small, tmp_path / "out", OPTIONS, verifier=fails)
+    second = Story()
+    export(small, tmp_path / "out", OPTIONS, progress=second)
+    assert not [phase for phase, _ in second.told if phase == "layers"]
+    export(small, tmp_path / "direct", OPTIONS)
+    assert content(tmp_path / "out") == content(tmp_path / "direct")
+    assert not (tmp_path / ".out.calibration").exists()
+
+
+def test_the_calibration_of_a_failed_export_with_other_options_is_made_anew(small: Path, tmp_path: Path):
+    def fails(folder: Path) -> Accuracy:
+        return Accuracy("strict", False, {}, ["too far"])
+
+    with pytest.raises(GateFailedError):
+        export(small, tmp_path / "out", replace(OPTIONS, calibration_samples=1), verifier=fails)
+    second = Story()
+    export(small, tmp_path / "out", OPTIONS, progress=second)
+    assert [phase for phase, _ in second.told if phase == "layers"]

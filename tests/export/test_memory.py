@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from random_checkpoint import published_config, write_random_checkpoint
+from shapes import write_shape
 
 WIDE = {
     "vocab_size": 2048,
@@ -36,6 +38,17 @@ def peak(checkpoint: Path, out: Path, precision: str) -> int:
     report = json.loads((out / "build-report.json").read_text())
     assert report["process_peak_bytes"] < report["expected_peak_bytes"]
     return report["process_peak_bytes"]
+
+
+@pytest.mark.slow
+def test_peak_memory_does_not_grow_with_the_experts(tmp_path):
+    """56 more experts are 176 MB as float32, 44 MB as int8, 22 MB as int4."""
+    sizes = {"hidden_size": 512, "moe_intermediate_size": 512, "num_hidden_layers": 1, "head_dim": 32}
+    for count in (8, 64):
+        write_shape("moe", tmp_path / str(count), num_experts=count, **sizes)
+    for precision in ("int8", "int4", "fp32", "fp16"):
+        peaks = [peak(tmp_path / str(n), tmp_path / f"{precision}-{n}", precision) for n in (8, 64)]
+        assert peaks[1] - peaks[0] < 15_000_000, f"{precision}: {peaks}"
 
 
 @pytest.mark.slow

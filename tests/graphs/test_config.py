@@ -75,6 +75,7 @@ def test_what_transformers_saves_is_understood():
         {**WINDOWED, "max_window_layers": 4},
         {**WINDOWED, "max_window_layers": None, "num_hidden_layers": 30},
         {**WINDOWED, "use_sliding_window": False},
+        {**WINDOWED, "sliding_window": None},
         {"sliding_window": 16, "max_window_layers": 1},
         {**WINDOWED, "layer_types": ["sliding_attention", "full_attention"] * 2},
         {**WINDOWED, "layer_types": ["full_attention"] * 4},
@@ -105,7 +106,6 @@ def test_windows_are_those_of_transformers(more):
         ({"layer_types": [1, 2, 3, 4]}, "layer_types is 1, not a string"),
         ({**WINDOWED, "sliding_window": 0}, "sliding_window is 0"),
         ({**WINDOWED, "sliding_window": -1}, "sliding_window is -1"),
-        ({**WINDOWED, "sliding_window": None}, "sliding_window is missing"),
         ({**WINDOWED, "max_window_layers": -1}, "max_window_layers is -1"),
         ({**WINDOWED, "use_sliding_window": 1}, "use_sliding_window is 1, not true or false"),
     ],
@@ -194,7 +194,7 @@ def test_a_cut_spec_keeps_its_first_layers():
     assert spec.truncated(2).layers == 2
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3_moe", "", "Qwen3", "_decoder", "__init__", "../qwen3", "qwen3.qwen3"])
+@pytest.mark.parametrize("name", ["gpt2", "", "Qwen3", "_decoder", "__init__", "../qwen3", "qwen3.qwen3"])
 def test_an_unknown_architecture_names_the_supported_ones(name):
     with pytest.raises(BadInputError, match=f"is not supported; supported are {', '.join(supported())}"):
         find_architecture(name)

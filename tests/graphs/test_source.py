@@ -8,7 +8,7 @@ import pytest
 
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.architectures import qwen3
-from inference_pio.graphs.source import WeightSource
+from inference_pio.graphs.source import WeightSource, tensor_of
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from graph_cases import SPEC, FakeCheckpoint, arrays_of, canonical, spec_with
@@ -64,3 +64,27 @@ def test_an_untied_model_needs_its_head():
     with pytest.raises(BadInputError, match=r"lacks 'lm_head.weight'"):
         build(arrays_of(SPEC), spec)
     assert "lm_head.weight" in canonical(spec).graph.initializers
+
+
+def test_rows_by_head_are_taken_apart():
+    weight = np.arange(2 * 5 * 3, dtype=np.float32).reshape(10, 3)
+    source = WeightSource(FakeCheckpoint({"w": weight}))
+    found = source.heads("w", 2, {"key": 3, "value": 2}, 3)
+    source.close()
+    heads = weight.reshape(2, 5, 3)
+    assert (found["key"].read(0, 2) == heads[:, :3]).all()
+    assert (found["value"].read(1, 2) == heads[1:, 3:]).all()
+    assert (found["key"].shape, found["value"].shape) == ((2, 3, 3), (2, 2, 3))
+    assert [rows.parts for rows in found.values()] == [(("w[key]", 2),), (("w[value]", 2),)]
+    assert {tensor_of(rows) for rows in found.values()} == {"w"}
+
+
+def test_parts_of_one_size_are_not_taken_for_each_other():
+    """The exporter stores equal jobs once."""
+    found = WeightSource(FakeCheckpoint({"w": np.ones((8, 3), np.float32)})).heads("w", 2, {"key": 2, "value": 2}, 3)
+    assert found["key"] != found["value"]
+
+
+def test_a_tensor_by_head_must_have_its_shape():
+    with pytest.raises(BadInputError, match=r"has the shape \[9, 3\], but .* implies \[10, 3\]"):
+        WeightSource(FakeCheckpoint({"w": np.ones((9, 3), np.float32)})).heads("w", 2, {"key": 3, "value": 2}, 3)

@@ -33,6 +33,29 @@ def test_rows_of_a_stack_cross_its_seams():
             assert (stack.read(start, stop) == whole[start:stop]).all()
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 4, 100])
+def test_rows_that_take_turns(monkeypatch, chunk):
+    """a0 d0 a1 d1 ... of every pair, from any row to any other, and in chunks of any size."""
+    monkeypatch.setattr(weights, "CHUNK_ELEMENTS", 3 * chunk)
+    other = ARRAYS["a"] + 100
+    arrays = {**ARRAYS, "d": other, "e": other + 100, "f": other + 200}
+    turns = rows("a", arrays).stack(rows("e", arrays)).interleave(rows("d", arrays).stack(rows("f", arrays)))
+    pairs = [np.stack([arrays[one], arrays[two]], axis=1).reshape(-1, 3) for one, two in ("ad", "ef")]
+    whole = np.concatenate(pairs)
+    assert turns.shape == (16, 3)
+    for start in range(16):
+        for stop in range(start + 1, 17):
+            assert (turns.read(start, stop) == whole[start:stop]).all()
+    assert all_bytes(StoreRows(turns)) == whole.tobytes()
+    assert [turns.between(*span) for span in ((0, 1), (7, 9), (9, 16))] == ["a + d", "a + d + e + f", "e + f"]
+
+
+def test_only_rows_of_one_size_take_turns():
+    for other in ("b", "c"):
+        with pytest.raises(BadInputError, match=f"a and {other} cannot be interleaved"):
+            rows("a").interleave(rows(other))
+
+
 def test_rows_of_different_sizes_cannot_be_stacked():
     with pytest.raises(BadInputError, match="a and c cannot be stacked"):
         rows("a").stack(rows("c"))

@@ -29,6 +29,8 @@ NEAR_TIE = 0.2
 The kernels then add up in another order for several rows than for one, and an activation on the edge between two 8-bit
 steps falls on the other side. With blocks of 32, and without quantization, a row is the same to the bit.
 """
+SHAPES = ("plain", "untied", "yarn", "llama3", "window_one_kv_head", "odd_heads", "bias")
+RELATIVES = ("qwen2", "qwen2_windows", "llama", "llama_biases", "mistral", "mistral_no_window")
 PROMPTS = ("class Parser:\n    def ", "The following example shows how the module is used to")
 TEXTS = (
     "def f(x):\n    return x\n",
@@ -109,7 +111,9 @@ def check_batch(folder: Path, near_tie: float) -> None:
             assert logits[alone[step]] - logits[row[step]] < near_tie, f"token {step} differs without a near tie"
 
 
-@pytest.mark.parametrize("shape", ["plain", "untied", "yarn", "llama3", "window_one_kv_head", "odd_heads", "bias"])
+@pytest.mark.parametrize(
+    "shape", ["plain", "untied", "yarn", "llama3", "window_one_kv_head", "odd_heads", "bias", *RELATIVES]
+)
 def test_shapes(tmp_path: Path, shape: str):
     export(stopping_checkpoint(tmp_path, 2044, shape), tmp_path / "fp32", ExportOptions(precision="fp32"))
     rng = np.random.default_rng(3)

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from inference_pio.runtime.result import Delta, FinishReason, Result, Timings, TokenLogprob, Usage, rate
+from inference_pio.runtime.result import Delta, FinishReason, Result, Timings, TokenLogprob, ToolCall, Usage, rate
 
 LOGPROBS = (TokenLogprob(5, -0.25, ((5, -0.25), (7, -math.inf))),)
 TIMINGS = Timings(0.0, 0.5, 1.5, 0.6, math.inf, math.nan)
@@ -22,7 +22,11 @@ def strict(value) -> str:
 
 def test_a_result():
     found = json.loads(strict(RESULT.to_dict()))
-    assert list(found) == ["text", "token_ids", "finish_reason", "usage", "timings", "logprobs"]
+    assert list(found) == [
+        *("text", "token_ids", "finish_reason", "usage", "timings", "logprobs"),
+        *("reasoning", "tool_calls", "tool_call_problems"),
+    ]
+    assert (found["reasoning"], found["tool_calls"], found["tool_call_problems"]) == (None, [], [])
     assert (found["text"], found["token_ids"], found["finish_reason"]) == ("h\u00e9", [5, 6], "stop")
     assert found["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "cached_tokens": 1}
     assert found["logprobs"][0] == {
@@ -33,6 +37,14 @@ def test_a_result():
     assert dataclasses.replace(RESULT, logprobs=None).to_dict()["logprobs"] is None
 
 
+def test_a_result_of_a_chat():
+    call = ToolCall("weather", {"place": "\u00c5", "days": [1, None]})
+    result = dataclasses.replace(RESULT, reasoning="why", tool_calls=(call,), tool_call_problems=("2 is bad",))
+    found = json.loads(strict(result.to_dict()))
+    assert found["tool_calls"] == [{"name": "weather", "arguments": {"place": "\u00c5", "days": [1, None]}}]
+    assert (found["reasoning"], found["tool_call_problems"]) == ("why", ["2 is bad"])
+
+
 def test_times_that_are_not_finite_are_null():
     found = TIMINGS.to_dict()
     assert found["prefill_tokens_per_s"] is None and found["decode_tokens_per_s"] is None
@@ -41,7 +53,10 @@ def test_times_that_are_not_finite_are_null():
 
 def test_deltas():
     first = Delta("a", (5,)).to_dict()
-    assert first == {"text": "a", "token_ids": [5], "logprobs": None, "finish_reason": None, "result": None}
+    assert first == {
+        **{"text": "a", "reasoning": "", "token_ids": [5]},
+        **{"logprobs": None, "finish_reason": None, "result": None},
+    }
     last = Delta("", (), (), FinishReason.LENGTH, RESULT).to_dict()
     assert (last["finish_reason"], last["logprobs"], last["result"]) == ("length", [], RESULT.to_dict())
     strict(last)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from inference_pio.errors import BadInputError
+from inference_pio.export.pipeline import export
 from inference_pio.verify import VerifyOptions, estimate
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from shapes import write_shape
 
 Make = Callable[[str], Path]
 ROW = 2048 * 4
@@ -42,6 +47,17 @@ def test_memory_is_that_of_the_largest_pass(tiny: Path, tiny_artifact: Make) -> 
     small = estimate(tiny_artifact("int8"), tiny).peak_memory_bytes
     assert 400e6 < small < 800e6  # torch and transformers alone
     assert estimate(tiny_artifact("int8"), tiny, VerifyOptions(positions=10**6)).peak_memory_bytes > 2 * small
+
+
+def test_experts_are_counted_one_at_a_time(tmp_path: Path) -> None:
+    """Twice the experts, the same memory."""
+    peaks = []
+    for count in (6, 12):
+        path = write_shape("moe", tmp_path / str(count), num_experts=count, moe_intermediate_size=4096)
+        export(path, tmp_path / f"{count}.out")
+        peaks.append(estimate(tmp_path / f"{count}.out", path, VerifyOptions(simulation=False)).peak_memory_bytes)
+    one_expert = 3 * 4096 * 96 * 4
+    assert abs(peaks[1] - peaks[0]) < one_expert
 
 
 def test_what_cannot_be_opened_is_named(tiny: Path, tmp_path: Path, tiny_artifact: Make) -> None:

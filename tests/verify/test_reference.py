@@ -5,22 +5,26 @@ from __future__ import annotations
 import gc
 import json
 import sys
+import weakref
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError
 from inference_pio.verify import reference
+from inference_pio.verify.reference import head
 from inference_pio.verify.scratch import LogitsFile
 from inference_pio.verify.weights import CheckpointWeights, InputRounding
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from shapes import SHAPES, original, write_shape
+from shapes import ALL_SHAPES, original, write_shape
 
 LENGTHS = (90, 90, 33)
 TOLERANCE = 1e-5
@@ -65,11 +69,62 @@ def assert_same(ours: np.ndarray, theirs: np.ndarray) -> None:
     assert np.abs(theirs).max() > 1
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", ALL_SHAPES)
 def test_every_shape_equals_the_whole_model(name: str, tmp_path: Path) -> None:
     path = write_shape(name, tmp_path / "checkpoint")
     windows = make_windows(2048)
     assert_same(streamed(path, windows), whole(original(path), windows))
+
+
+GLM: dict[str, object] = {
+    "model_type": "glm4_moe_lite",
+    "vocab_size": 2048,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "mlp_layer_types": ["dense", "sparse", "sparse"],
+    "num_attention_heads": 3,
+    "num_key_value_heads": 3,
+    "q_lora_rank": 40,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 24,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 20,
+    "n_routed_experts": 6,
+    "num_experts_per_tok": 3,
+    "n_shared_experts": 2,
+    "moe_intermediate_size": 24,
+    "routed_scaling_factor": 1.8,
+    "norm_topk_prob": True,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": False,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+}
+
+
+def write_glm(out: Path, **changes: object) -> Path:
+    """Latent attention, and a router whose bias selects other experts than its scores would."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**{**GLM, **changes}))
+    for name, tensor in model.state_dict().items():
+        if "norm" in name:
+            tensor.normal_(1, 0.2)
+        else:
+            tensor.normal_(0, 0.5 if "bias" in name else 0.1)
+    model.save_pretrained(out)
+    return out
+
+
+@pytest.mark.parametrize("changes", [{}, {"norm_topk_prob": False, "num_experts_per_tok": 1, "n_shared_experts": 1}])
+def test_latent_attention_and_a_biased_router(changes: dict[str, object], tmp_path: Path) -> None:
+    path = write_glm(tmp_path / "checkpoint", **changes)
+    windows = make_windows(2048)
+    model = original(path)
+    assert_same(streamed(path, windows), whole(model, windows))
+    for layer in model.model.layers[1:]:
+        layer.mlp.gate.e_score_correction_bias.zero_()
+    without = whole(model, windows)
+    assert np.abs(streamed(path, windows) - without).max() > 0.1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -98,8 +153,8 @@ def test_small_chunks_of_the_head_change_nothing(tmp_path: Path, monkeypatch: py
     path = write_shape("odd_sizes", tmp_path / "checkpoint")
     windows = make_windows(2048, (20, 7))
     at_once = streamed(path, windows)
-    monkeypatch.setattr(reference, "HEAD_BYTES", 4 * 40 * 100)
-    monkeypatch.setattr(reference, "HEAD_POSITIONS", 11)
+    monkeypatch.setattr(head, "HEAD_BYTES", 4 * 40 * 100)
+    monkeypatch.setattr(head, "HEAD_POSITIONS", 11)
     assert_same(streamed(path, windows), at_once)
 
 
@@ -136,8 +191,9 @@ class SpyingWeights(CheckpointWeights):
         return None if self.block is None else InputRounding(self.block)
 
 
-def test_every_tensor_is_read_once_whatever_the_number_of_windows(tmp_path: Path) -> None:
-    path = write_shape("untied", tmp_path / "checkpoint")
+@pytest.mark.parametrize("name", ["untied", "moe_all_experts"])
+def test_every_tensor_is_read_once_whatever_the_number_of_windows(name: str, tmp_path: Path) -> None:
+    path = write_shape(name, tmp_path / "checkpoint")
     with Checkpoint.open(path) as checkpoint:
         spy = SpyingWeights(checkpoint, None)
         streamed(path, make_windows(2048, (3,) * 5), spy)
@@ -167,6 +223,32 @@ def test_a_layer_gives_its_memory_back_before_the_next_is_loaded(tmp_path: Path)
     assert watch.most == 0  # a layer counts as loaded only after all of its tensors were read
 
 
+class OneExpertAtATime(SpyingWeights):
+    """Looks, whenever an expert's rows are read, at how many arrays of its size were handed out and are alive."""
+
+    most = 0
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__(checkpoint, None)
+        self.alive: list[weakref.ref[np.ndarray]] = []
+
+    def rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        rows = super().rows(name, start, stop)
+        if ".experts." in name:
+            self.alive = [found for found in self.alive if found() is not None] + [weakref.ref(rows)]
+            self.most = max(self.most, len(self.alive))
+        return rows
+
+
+def test_an_expert_gives_its_memory_back_before_the_next_is_loaded(tmp_path: Path) -> None:
+    path = write_shape("moe", tmp_path / "checkpoint")
+    with Checkpoint.open(path) as checkpoint:
+        watch = OneExpertAtATime(checkpoint)
+        streamed(path, make_windows(2048, (30,)), watch)
+    assert len([name for name in watch.read if ".experts." in name]) > 30
+    assert watch.most <= 2
+
+
 @pytest.mark.parametrize("block", [16, 32, 64])
 def test_rounded_activations_reach_every_linear_layer(block: int, tmp_path: Path) -> None:
     path = write_shape("bias", tmp_path / "checkpoint")
@@ -184,6 +266,39 @@ def test_rounded_activations_reach_every_linear_layer(block: int, tmp_path: Path
         found = streamed(path, windows, SpyingWeights(checkpoint, block))
     exact = whole(original(path), windows)
     # A value halfway between two steps may be rounded to either side, and moves what follows.
+    assert np.abs(found - expected).mean() < 0.1 * np.abs(exact - expected).mean()
+
+
+def test_rounded_activations_reach_every_product_of_the_experts(tmp_path: Path) -> None:
+    """In one layer: behind it values near the edge between two steps fall to either side, and pull others along."""
+    path = write_shape("moe", tmp_path / "checkpoint")
+    windows = make_windows(2048, (20, 20))
+    model, untouched = original(path), original(path)
+    model.model.layers, untouched.model.layers = model.model.layers[:1], untouched.model.layers[:1]
+
+    def round_input(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (torch.from_numpy(rounded(arguments[0].numpy(), 16)), *arguments[1:])
+
+    def experts(module: torch.nn.Module, x: torch.Tensor, index: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros_like(x)
+        inner = torch.from_numpy(rounded(x.numpy(), 16))
+        for token in range(len(x)):
+            for place, expert in enumerate(index[token].tolist()):
+                gate, up = (module.gate_up_proj[expert] @ inner[token]).chunk(2)
+                open_F = torch.nn.functional.silu(gate) * up
+                out = module.down_proj[expert] @ torch.from_numpy(rounded(open_F.numpy()[None], 16))[0]
+                total[token] += share[token, place] * out
+        return total
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) or name.endswith("mlp.gate"):
+            module.register_forward_pre_hook(round_input)
+        if name.endswith("mlp.experts"):
+            module.forward = partial(experts, module)
+    expected = whole(model, windows)
+    with Checkpoint.open(path) as checkpoint:
+        found = streamed(path, windows, SpyingWeights(checkpoint, 16), layers=1)
+    exact = whole(untouched, windows)
     assert np.abs(found - expected).mean() < 0.1 * np.abs(exact - expected).mean()
 
 
@@ -240,6 +355,17 @@ def test_missing_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
     save_file({**tensors, name: kept[:-1].clone()}, path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(BadInputError, match=r"up_proj.*has shape \[159, 96\]"):
         streamed(path, make_windows(2048, (3,)))
+
+
+@pytest.mark.parametrize("kind", ["gate_proj", "down_proj"])
+def test_a_missing_expert_is_named_though_no_token_wants_it(kind: str, tmp_path: Path) -> None:
+    path = write_shape("moe", tmp_path / "checkpoint")
+    tensors = load_file(path / "model.safetensors")
+    name = f"model.layers.2.mlp.experts.5.{kind}.weight"
+    del tensors[name]
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BadInputError, match=f"{name}' is missing"):
+        streamed(path, make_windows(2048, (1,)))
 
 
 @pytest.mark.parametrize(

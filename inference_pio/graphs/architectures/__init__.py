@@ -1,6 +1,7 @@
 """One file per architecture, named like the checkpoint's `model_type`; the folder is the registry.
 
-An architecture module has `read_config(ConfigReader) -> DecoderSpec` and `build(spec, WeightSource) -> ir.Model`.
+An architecture module has `read_config(ConfigReader) -> DecoderSpec` and `build(spec, WeightSource) -> ir.Model`, and
+`build_vision(spec, WeightSource) -> ir.Model` where its decoder has a vision tower.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ import importlib
 import pkgutil
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
+
+import onnx_ir as ir
 
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.checkpoint.config import ConfigReader
@@ -47,10 +51,35 @@ def read_decoder(
         if not 1 <= layers <= spec.layers:
             raise BadInputError(f"--layers {layers} is outside 1 to {spec.layers}, the layers of the model")
         spec = spec.truncated(layers)
+    _check_experts(checkpoint, spec)
     return architecture, spec
+
+
+def decoder_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config.json that describes the decoder: a section of its own in models with other parts."""
+    return config.get("text_config") or config
+
+
+def _check_experts(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
+    """Refuse early what would take millions of names to refuse; a few missing tensors are named later."""
+    wanted = sum(3 * experts.count for layer in range(spec.layers) if (experts := spec.experts(layer)) is not None)
+    if wanted > len(checkpoint.tensors):
+        raise BadInputError(
+            f"config.json asks for {wanted} tensors of experts, but the checkpoint has {len(checkpoint.tensors)} in "
+            "all: it is incomplete or of another architecture than its config.json says"
+        )
 
 
 def declare_cut(source: WeightSource, checkpoint: Checkpoint, spec: DecoderSpec) -> None:
     """State that the tensors of layers behind those of `spec` are left out."""
-    for layer in range(spec.layers, checkpoint.config["num_hidden_layers"]):
-        source.declare_unused(f"model.layers.{layer}.*", "cut off by --layers")
+    for layer in range(spec.layers, decoder_config(checkpoint.config)["num_hidden_layers"]):
+        source.declare_unused(f"{spec.prefix}.layers.{layer}.*", "cut off by --layers")
+
+
+def build_graphs(architecture: ModuleType, spec: DecoderSpec, source: WeightSource) -> dict[str, ir.Model]:
+    """The canonical graphs by role: `decoder`, and `vision` where there is a vision tower.
+
+    Raises BadInputError unless they use every tensor of the checkpoint exactly once.
+    """
+    vision = {} if spec.vision is None else {"vision": architecture.build_vision(spec, source)}
+    return {"decoder": architecture.build(spec, source), **vision}

@@ -30,10 +30,14 @@ def read_gqa_decoder(
     qk_norm: bool,
     qkv_bias: bool,
     output_bias: bool,
+    kv_heads: int | None = None,
 ) -> DecoderSpec:
-    """A dense decoder with grouped-query attention and SwiGLU; the arguments say what architectures differ in."""
+    """A dense decoder with grouped-query attention and SwiGLU; the arguments say what architectures differ in.
+
+    `kv_heads` counts where the config does not mention `num_key_value_heads` at all.
+    """
     hidden = config.need_int("hidden_size", maximum=MAX_WIDTH)
-    heads, kv_heads, head_dim = read_heads(config, hidden)
+    heads, kv_heads, head_dim = read_heads(config, hidden, kv_heads)
     config.expect("hidden_act", "silu")
     rope, context_length = read_rope(config, head_dim, default_theta=theta)
     return DecoderSpec(
@@ -60,10 +64,14 @@ def read_layers(config: ConfigReader) -> int:
     return config.need_int("num_hidden_layers", maximum=MAX_LAYERS)
 
 
-def read_heads(config: ConfigReader, hidden: int) -> tuple[int, int, int]:
-    """Query heads, key/value heads and the size of a head, which is `hidden / heads` where it is not given."""
+def read_heads(config: ConfigReader, hidden: int, kv_default: int | None = None) -> tuple[int, int, int]:
+    """Query heads, key/value heads and the size of a head, which is `hidden / heads` where it is not given.
+
+    Without a word about key/value heads there are `kv_default`; that, and null, stand for as many as query heads.
+    """
     heads = config.need_int("num_attention_heads", maximum=MAX_HEADS)
-    kv_heads = config.optional_int("num_key_value_heads", heads, maximum=MAX_HEADS)
+    implied = heads if kv_default is None or config.is_null("num_key_value_heads") else kv_default
+    kv_heads = config.optional_int("num_key_value_heads", implied, maximum=MAX_HEADS)
     if heads % kv_heads:
         raise BadInputError(f"config.json: {heads} attention heads cannot share {kv_heads} key/value heads evenly")
     head_dim = config.optional_int("head_dim", None, maximum=MAX_HEAD_DIM)
@@ -146,18 +154,20 @@ def _spec(dim: int, frequencies: np.ndarray, scaling: float = 1.0) -> RopeSpec:
     return RopeSpec(dim, tuple(float(f) for f in frequencies), float(scaling))
 
 
+def read_window(config: ConfigReader) -> int | None:
+    """`sliding_window`: null turns it off, but where it is absent transformers' classes have 4096."""
+    return None if config.is_null("sliding_window") else config.optional_int("sliding_window", 4096)
+
+
 def read_layer_windows(config: ConfigReader, layers: int) -> tuple[int | None, ...]:
     """The attention window of every layer, None where a layer sees everything.
 
     `layer_types` wins; published configurations often lack it, then layers from `max_window_layers` on slide when
     `use_sliding_window` is set.
     """
-    use_window = config.optional_bool("use_sliding_window", False)
-    window = config.optional_int("sliding_window", None)
+    window = read_window(config)
     first = config.optional_int("max_window_layers", 28, minimum=0)
-    if use_window and window is None:
-        raise BadInputError("config.json: sliding_window is missing, but use_sliding_window is set")
-    if not use_window:
+    if not config.optional_bool("use_sliding_window", False):
         window = None
     kinds = config.optional_list("layer_types", str)
     if kinds is None:
@@ -171,6 +181,6 @@ def read_layer_windows(config: ConfigReader, layers: int) -> tuple[int | None, .
         sliding = [kind == "sliding_attention" for kind in kinds]
     if any(sliding) and window is None:
         raise BadInputError(
-            "config.json: layer_types names sliding layers, but sliding_window is not set or use_sliding_window is off"
+            "config.json: layer_types names sliding layers, but sliding_window is null or use_sliding_window is off"
         )
     return tuple(window if slides else None for slides in sliding)

@@ -26,6 +26,9 @@ def read_config(config: ConfigReader) -> DecoderSpec:
     use_window = config.optional_bool("use_sliding_window", False)
     window = config.optional_int("sliding_window", None)
     config.ignore("max_window_layers")  # every layer slides, or none
+    config.expect("use_qk_norm", True)
+    config.expect("qkv_bias", False)
+    config.expect("shared_expert_intermediate_size", 0)
     if use_window and window is None:
         raise BadInputError("config.json: sliding_window is missing, but use_sliding_window is set")
     windows = (window if use_window else None,) * layers

@@ -21,7 +21,7 @@ def swiglu(
 ) -> ir.Value:
     """`down(silu(gate(x)) * up(x))` -> [B, S, C] (Shazeer 2020, arXiv:2002.05202), `width` wide inside."""
     hidden, inner = spec.hidden_size, width or spec.intermediate_size
-    gate_BSF = linear(b, source, x_BSC, f"{prefix}.gate_proj", (inner, hidden))
-    up_BSF = linear(b, source, x_BSC, f"{prefix}.up_proj", (inner, hidden))
+    gate_BSF = linear(b, source, x_BSC, f"{prefix}.gate_proj", (inner, hidden), spec.mlp_bias)
+    up_BSF = linear(b, source, x_BSC, f"{prefix}.up_proj", (inner, hidden), spec.mlp_bias)
     inner_BSF = b.op("Mul", [b.op("Swish", [gate_BSF]), up_BSF])
-    return linear(b, source, inner_BSF, f"{prefix}.down_proj", (hidden, inner))
+    return linear(b, source, inner_BSF, f"{prefix}.down_proj", (hidden, inner), spec.mlp_bias)

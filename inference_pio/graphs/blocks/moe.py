@@ -96,6 +96,7 @@ MoESoftmax <top_k, normalize, scale> (x_BSC, router_EC, gate, up, down) => (y_BS
 {_MIX}}}
 """
 
+# onnx.reference has no negative axes for GatherElements.
 _SIGMOID = f"""
 MoESigmoid <top_k, normalize, scale> (x_BSC, router_EC, bias_E, gate, up, down) => (y_BSC)
 {{
@@ -105,7 +106,7 @@ MoESigmoid <top_k, normalize, scale> (x_BSC, router_EC, bias_E, gate, up, down) 
   choice_BSE = Add (scores_BSE, bias_E)
   k = Constant <value_ints: ints = @top_k> ()
   chosen, index = TopK <axis = -1> (choice_BSE, k)
-  selected = GatherElements <axis = -1> (scores_BSE, index)
+  selected = GatherElements <axis = 2> (scores_BSE, index)
 {_MIX}}}
 """
 

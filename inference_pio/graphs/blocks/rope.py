@@ -19,14 +19,29 @@ from inference_pio.graphs.builder import GraphBuilder
 
 @dataclass(frozen=True)
 class RopeSpec:
-    """Frequencies of a rotary embedding over `dim` channels (rotate-half pairing).
+    """Frequencies of a rotary embedding over `dim` channels.
 
-    `scaling` beyond 1.0 is YaRN's attention factor, multiplied into cos and sin.
+    `scaling` beyond 1.0 is YaRN's attention factor, multiplied into cos and sin. With `sections` (time, height, width)
+    every token has three positions, of which each frequency takes one.
     """
 
     dim: int
     inverse_frequencies: tuple[float, ...]
     scaling: float = 1.0
+    sections: tuple[int, ...] | None = None
+
+    @property
+    def streams(self) -> tuple[int, ...]:
+        """The position that each frequency takes: 0 time, 1 height, 2 width.
+
+        Interleaved as in Qwen3-VL (arXiv:2511.21631): time, height, width in turn, for three times as many frequencies
+        as the height's or width's section says; time takes the rest.
+        """
+        found = [0] * (self.dim // 2)
+        for stream in (1, 2):
+            for index in range(len(found))[stream : 3 * (self.sections or (0, 0, 0))[stream] : 3]:
+                found[index] = stream
+        return tuple(found)
 
     def table(self, function: Callable[[np.ndarray], np.ndarray], start: int, stop: int) -> np.ndarray:
         """cos or sin of positions `start` to `stop`: float32 [stop - start, dim / 2]."""
@@ -103,12 +118,17 @@ class Yarn:
         return dim * math.log(self.original_context / (rotations * 2 * math.pi)) / (2 * math.log(theta))
 
 
-def rotary_angles(b: GraphBuilder, rope: RopeSpec, positions_BS: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """cos and sin of every position -> two float32 [B, S, dim / 2]."""
+def rotary_angles(b: GraphBuilder, rope: RopeSpec, position_ids: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """cos and sin of every position -> two float32 [B, S, dim / 2]; `position_ids` are [B, S], or [3, B, S]."""
     with b.scope("rope"):
         frequencies = b.const([[rope.inverse_frequencies]], np.float32)
-        positions = b.op("Cast", [positions_BS], {"to": int(ir.DataType.FLOAT)})
-        angles = b.op("Mul", [b.op("Unsqueeze", [positions, b.const([2])]), frequencies], name="angles")
+        positions = b.op("Cast", [position_ids], {"to": int(ir.DataType.FLOAT)})
+        if rope.sections is None:
+            of_frequency = b.op("Unsqueeze", [positions, b.const([2])])
+        else:
+            chosen_DBS = b.op("Gather", [positions, b.const(rope.streams)], {"axis": 0}, name="stream_of_frequency")
+            of_frequency = b.op("Transpose", [chosen_DBS], {"perm": [1, 2, 0]})
+        angles = b.op("Mul", [of_frequency, frequencies], name="angles")
         cos, sin = b.op("Cos", [angles]), b.op("Sin", [angles])
         if rope.scaling != 1.0:
             factor = b.const(rope.scaling, np.float32)
@@ -116,6 +136,11 @@ def rotary_angles(b: GraphBuilder, rope: RopeSpec, positions_BS: ir.Value) -> tu
         return cos, sin
 
 
-def rotate(b: GraphBuilder, x_BSN: ir.Value, angles: tuple[ir.Value, ir.Value], heads: int) -> ir.Value:
-    """Rotate each of `heads` heads of `x_BSN` (heads side by side in the last axis)."""
-    return b.op("RotaryEmbedding", [x_BSN, *angles], {"num_heads": heads, "interleaved": 0})
+def rotate(
+    b: GraphBuilder, x_BSN: ir.Value, angles: tuple[ir.Value, ir.Value], heads: int, interleaved: bool = False
+) -> ir.Value:
+    """Rotate each of `heads` heads of `x_BSN` (heads side by side in the last axis), or of an `x_BHSD`.
+
+    A pair of channels is one of each half, or two neighbours (`interleaved`).
+    """
+    return b.op("RotaryEmbedding", [x_BSN, *angles], {"num_heads": heads, "interleaved": int(interleaved)})

@@ -122,6 +122,20 @@ def prune(graph: ir.Graph) -> None:
         del graph.initializers[name]
 
 
+def drop_unused_functions(model: ir.Model) -> None:
+    """Drop functions that no node of the graph calls, directly or through another function, and their domains."""
+    called = {node.op_identifier() for node in model.graph.all_nodes()}
+    waiting = [model.functions[name] for name in called if name in model.functions]
+    while waiting:
+        inner = {node.op_identifier() for node in waiting.pop().all_nodes()} - called
+        waiting += [model.functions[name] for name in inner if name in model.functions]
+        called |= inner
+    for name in [name for name in model.functions if name not in called]:
+        del model.functions[name]
+        if not any(domain == name[0] for domain, *_ in called):
+            model.graph.opset_imports.pop(name[0], None)
+
+
 @dataclass(frozen=True)
 class LinearMatch:
     """`MatMul(x, Transpose(weight))`, perhaps followed by `Add(bias)`; both hold rows of the checkpoint."""

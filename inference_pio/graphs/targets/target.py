@@ -3,44 +3,79 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from types import ModuleType
 
 import onnx_ir as ir
 
-from inference_pio.graphs.rewrites.rewrite import LoweringContext, RewriteReport, apply_rewrite, prune
+from inference_pio.graphs.rewrites.rewrite import (
+    LoweringContext,
+    RewriteReport,
+    apply_rewrite,
+    drop_unused_functions,
+    prune,
+)
+from inference_pio.graphs.spec import DecoderSpec
+
+
+class Attention(Enum):
+    """The kinds of attention that a rewrite may be for."""
+
+    GROUPED = "grouped"
+    LATENT = "latent"
+
+    @classmethod
+    def of(cls, spec: DecoderSpec) -> Attention:
+        """The kind that a decoder has."""
+        return cls.GROUPED if spec.mla is None else cls.LATENT
 
 
 @dataclass(frozen=True)
 class Step:
-    """One rewrite; a required one must match at least once."""
+    """One rewrite; a required one must match at least once. One with an `attention` is for such decoders alone."""
 
     rewrite: ModuleType
     required: bool = False
+    attention: Attention | None = None
+
+    def applies(self, spec: DecoderSpec) -> bool:
+        """Whether a decoder has what this rewrite is for."""
+        return self.attention in (None, Attention.of(spec))
 
 
 @dataclass(frozen=True)
 class Target:
     """Where an artifact runs and how its graph gets there.
 
-    `requires` names the packages and their minimum versions; `padding` is the side on which batches are padded;
-    `compact_cache` says that a row's cache has no gaps.
+    `requires` names the packages and their minimum versions; `steps` lower a decoder and `vision_steps` a vision
+    tower; `padding` is the side on which batches are padded; `compact_cache` says that a row's cache has no gaps.
     """
 
     name: str
     opset: int
     requires: tuple[tuple[str, str], ...]
     steps: tuple[Step, ...]
+    vision_steps: tuple[Step, ...]
     padding: str
     compact_cache: bool
     shared_cache_buffer: bool
 
     def lower(self, model: ir.Model, context: LoweringContext) -> list[RewriteReport]:
-        """Lower a canonical model in place and say how often each rewrite matched."""
-        reports = []
-        for step in self.steps:
-            reports.append(apply_rewrite(step.rewrite, model.graph, context, step.required))
-            prune(model.graph)
-        kept = [value for value in model.graph.inputs if list(value.uses())]
-        del model.graph.inputs[:]
-        model.graph.inputs.extend(kept)
-        return reports
+        """Lower a canonical decoder in place and say how often each rewrite matched."""
+        return _apply(self.steps, model, context)
+
+    def lower_vision(self, model: ir.Model, context: LoweringContext) -> list[RewriteReport]:
+        """As `lower`, for the canonical graph of a vision tower."""
+        return _apply(self.vision_steps, model, context)
+
+
+def _apply(steps: tuple[Step, ...], model: ir.Model, context: LoweringContext) -> list[RewriteReport]:
+    reports = []
+    for step in (step for step in steps if step.applies(context.spec)):
+        reports.append(apply_rewrite(step.rewrite, model.graph, context, step.required))
+        prune(model.graph)
+    drop_unused_functions(model)
+    kept = [value for value in model.graph.inputs if list(value.uses())]
+    del model.graph.inputs[:]
+    model.graph.inputs.extend(kept)
+    return reports

@@ -6,6 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+from inference_pio.runtime.vision.features import ChunkImages
+
 
 class Sequence(Protocol):
     """One row of tokens and its key/value cache. Not thread-safe: the engine runs one step at a time."""
@@ -18,10 +20,13 @@ class Sequence(Protocol):
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` in all; raises ResourceLimitError when the memory budget does not allow it."""
 
-    def forward(self, tokens: np.ndarray, keep: int) -> np.ndarray:
+    def place(self, positions: np.ndarray, ahead: int) -> None:
+        """Give the first tokens these three positions, int64 [3, n], and all later ones their index plus `ahead`."""
+
+    def forward(self, tokens: np.ndarray, keep: int, images: ChunkImages | None = None) -> np.ndarray:
         """Append int64 `tokens` [S] and return the logits of the last `keep` positions, float32 [keep, V].
 
-        The result is overwritten by the next call.
+        Where `images` say so, features stand in the tokens' places. The result is overwritten by the next call.
         """
 
     def save(self, start: int, stop: int) -> np.ndarray:

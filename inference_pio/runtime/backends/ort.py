@@ -1,4 +1,4 @@
-"""ONNX Runtime: one session, and per sequence a set of bindings that stay in place from token to token."""
+"""ONNX Runtime: a decoder's session, and per sequence a set of bindings that stay in place from token to token."""
 
 from __future__ import annotations
 
@@ -10,12 +10,21 @@ import numpy as np
 
 from inference_pio.artifact.manifest import CacheSpec, Manifest
 from inference_pio.errors import BadInputError, InferencePioError
-from inference_pio.runtime.cpu import PRECISE_PRODUCTS, products_saturate
+from inference_pio.runtime.backends.ort_session import (
+    check_version,
+    first_line,
+    import_onnxruntime,
+    open_session,
+    ort_errors,
+)
+from inference_pio.runtime.backends.rotary_tables import RotaryTables
 from inference_pio.runtime.memory import MemoryBudget
+from inference_pio.runtime.vision.features import ChunkImages
 
 KEEP_INPUT = "num_logits_to_keep"
 GROWTH = 256
 """Cache capacity grows in steps of this many tokens, or a quarter of what is there."""
+IMAGE_MASK, IMAGE_EMBEDS, DEEPSTACK_EMBEDS = "image_mask", "image_embeds", "deepstack_embeds."
 CACHE_DTYPES = {"float32": (np.float32, "tensor(float)"), "int8": (np.int8, "tensor(int8)")}
 """Of a manifest's cache dtype: numpy's, and the name that ONNX Runtime gives to it."""
 SLAB_BYTES = 16 << 20
@@ -23,40 +32,29 @@ SLAB_BYTES = 16 << 20
 them from 4 MB on); over small pages reading an int8 cache takes up to twice as long."""
 
 
-def import_onnxruntime() -> Any:
-    """The onnxruntime module; raises BadInputError that names the extra to install."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BadInputError(
-            f"ONNX Runtime cannot be imported ({error}): install it with pip install 'inference-pio[cpu]'"
-        ) from None
-    return onnxruntime
-
-
 class OrtBackend:
-    """A decoder graph in an ONNX Runtime session on the CPU."""
+    """A decoder graph in an ONNX Runtime session on the CPU; `mapped` is its prepacked form, where that is used."""
 
-    def __init__(self, folder: Path, manifest: Manifest, threads: int, budget: MemoryBudget) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, threads: int, budget: MemoryBudget, mapped: Path | None = None
+    ) -> None:
         ort = import_onnxruntime()
-        _check_version(ort.__version__, manifest.requires.packages.get("onnxruntime", "0"))
+        check_version(ort.__version__, manifest.requires.packages.get("onnxruntime", "0"))
         self.ort = ort
         self.spec: CacheSpec = manifest.cache
+        self.positions = manifest.positions
         self.vocab_size = manifest.model.vocab_size
+        self.hidden_size = manifest.model.hidden_size
         self.budget = budget
-        options = ort.SessionOptions()
-        options.log_severity_level = 4  # errors are raised, and need not be printed as well
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        if products_saturate(ort):
-            options.add_session_config_entry(PRECISE_PRODUCTS, "1")
-        try:
-            self.session = ort.InferenceSession(
-                str(folder / manifest.graphs[0].file), options, providers=["CPUExecutionProvider"]
-            )
-        except _ort_errors(ort) as error:
-            raise BadInputError(f"{folder} cannot be loaded by ONNX Runtime: {_first_line(error)}") from None
+        graph = manifest.graph("decoder")
+        if graph is None:
+            raise BadInputError(f"the manifest in {folder} lists no decoder: export the artifact again")
+        self.session = open_session(mapped or folder / graph.file, threads)
         _check_graph(self.session, manifest, folder)
+        names = [value.name for value in self.session.get_overridable_initializers()]
+        self.image_inputs = [name for name in names if name == IMAGE_EMBEDS or name.startswith(DEEPSTACK_EMBEDS)]
+        """Of the decoder, in the order of `ChunkImages.layers`."""
+        self.image_inputs.sort(key=lambda name: (name != IMAGE_EMBEDS, len(name), name))
 
         self.shrink_arena = ort.RunOptions()
         """For the first step after a prompt: gives the memory of the prompt's activations back."""
@@ -70,7 +68,11 @@ class OrtBackend:
 
 
 class OrtSequence:
-    """The cache buffers of one sequence, bound as past and as present, and the bindings around them."""
+    """The cache buffers of one sequence, bound as past and as present, and the bindings around them.
+
+    Keys and values are bound whole, because the fused attention is told how much of them counts. Operators on latents
+    read all that they are given, so at every step they get the rows in use; with one head these lie together.
+    """
 
     def __init__(self, backend: OrtBackend) -> None:
         self.length = 0
@@ -80,12 +82,15 @@ class OrtSequence:
         self._buffers: list[np.ndarray] = []
         self._capacity = 0
         self._reserved = 0
+        self._exact = "latent" in backend.spec.kinds
         self._one_logit = np.empty((1, 1, backend.vocab_size), np.float32)
         self._one_token = np.zeros((1, 1), np.int64)
         self._ones = np.ones((1, 0), np.int64)
         self._bound = (0, 0)
         self._keep = np.ones(1, np.int64)
         self._bind_input(KEEP_INPUT, self._keep)
+        self._tables = None if backend.positions is None else RotaryTables(backend.positions)
+        self._images_bound = False
 
     def reserve(self, tokens: int) -> None:
         if tokens <= self._capacity:
@@ -100,14 +105,25 @@ class OrtSequence:
             if old:
                 buffer[:, :, : self.length] = old[index][:, :, : self.length]
                 old[index] = buffer  # frees the old buffers before many new ones are touched
-            self._bind_cache(index, buffer)
+            if not self._exact:
+                self._bind_cache(index, buffer)
         self._capacity = capacity
         self._ones = np.ones((1, capacity), np.int64)
+        if self._tables is not None:
+            self._tables.resize(capacity)
+            self._bind_input("cos_cache", self._tables.cos)
+            self._bind_input("sin_cache", self._tables.sin)
 
-    def forward(self, tokens: np.ndarray, keep: int) -> np.ndarray:
+    def place(self, positions: np.ndarray, ahead: int) -> None:
+        if self._tables is not None:
+            self._tables.place(positions, ahead)
+
+    def forward(self, tokens: np.ndarray, keep: int, images: ChunkImages | None = None) -> np.ndarray:
         count = len(tokens)
         total = self.length + count
         self.reserve(total)
+        if images is not None or self._images_bound:
+            self._bind_images(images)
         logits = self._one_logit if keep == 1 else np.empty((1, keep, self._backend.vocab_size), np.float32)
         run_options = None
         if count == 1:
@@ -121,11 +137,13 @@ class OrtSequence:
             self._bind_output("logits", logits)
             self._bound = (count, keep)
         self._bind_input("attention_mask", self._ones[:, :total])
+        for index, buffer in enumerate(self._buffers if self._exact else ()):
+            self._bind_cache(index, buffer[:, :, :total])
         started = time.perf_counter()
         try:
             self._backend.session.run_with_iobinding(self._binding, run_options)
-        except _ort_errors(self._backend.ort) as error:
-            raise InferencePioError(f"ONNX Runtime failed at position {total}: {_first_line(error)}") from None
+        except ort_errors(self._backend.ort) as error:
+            raise InferencePioError(f"ONNX Runtime failed at position {total}: {first_line(error)}") from None
         self.run_seconds += time.perf_counter() - started
         self.length = total
         return logits[0]
@@ -147,6 +165,7 @@ class OrtSequence:
     def clear(self) -> None:
         self.length = 0
         self.run_seconds = 0.0
+        self.place(np.zeros((3, 0), np.int64), 0)
 
     def release(self) -> None:
         """Give the buffers back to the memory budget; the sequence is unusable afterwards."""
@@ -155,9 +174,20 @@ class OrtSequence:
         self._backend.budget.give(self._reserved)
         self._reserved = 0
 
+    def _bind_images(self, images: ChunkImages | None) -> None:
+        """Bind a chunk's images, or rows of zeros that change nothing: a binding cannot be taken back."""
+        names = self._backend.image_inputs
+        self._images_bound = images is not None
+        if images is None:
+            layers = np.zeros((len(names), 1, 1, self._backend.hidden_size), np.float32)
+            images = ChunkImages(np.zeros((1, 1), np.bool_), layers)
+        self._bind_input(IMAGE_MASK, images.mask)
+        for name, layer in zip(names, images.layers, strict=False):  # a decoder cut short takes fewer
+            self._bind_input(name, layer)
+
     def _bind_cache(self, index: int, buffer: np.ndarray) -> None:
-        layer, kind = divmod(index, 2)
-        name = f"{layer}.{('key', 'value')[kind]}"
+        kinds = self._backend.spec.kinds
+        name = f"{index // len(kinds)}.{kinds[index % len(kinds)]}"
         value = self._backend.ort.OrtValue.ortvalue_from_numpy(buffer)
         self._binding.bind_ortvalue_input(f"past_key_values.{name}", value)
         self._binding.bind_ortvalue_output(f"present.{name}", value)
@@ -170,9 +200,9 @@ class OrtSequence:
 
 
 def _cache_buffers(spec: CacheSpec, capacity: int) -> list[np.ndarray]:
-    """Zeros [1, kv_heads, capacity, head_dim] per layer for keys and for values, layer by layer."""
+    """Zeros [1, kv_heads, capacity, head_dim] per layer and kind (keys, values), layer by layer."""
     dtype, shape = CACHE_DTYPES[spec.dtype][0], (1, spec.kv_heads, capacity, spec.head_dim)
-    each = 2 * spec.layers
+    each = len(spec.kinds) * spec.layers
     slab = min(each, max(1, -(-SLAB_BYTES * each // (capacity * spec.bytes_per_token))))
     sizes = [min(slab, each - start) for start in range(0, each, slab)]
     return [buffer for size in sizes for buffer in np.zeros((size, *shape), dtype)]
@@ -186,40 +216,28 @@ def _check_graph(session: Any, manifest: Manifest, folder: Path) -> None:
     optional = {value.name for value in session.get_overridable_initializers()}
     expected: dict[str, dict[int, int]] = {"input_ids": {}, "attention_mask": {}}
     expected["logits"] = {2: manifest.model.vocab_size}
+    if manifest.positions is not None:
+        expected |= {name: {1: len(manifest.positions.inverse_frequencies)} for name in ("cos_cache", "sin_cache")}
     for layer in range(min(cache.layers, len(found))):
         for name in (f"past_key_values.{layer}", f"present.{layer}"):
-            expected[f"{name}.key"] = expected[f"{name}.value"] = {1: cache.kv_heads, 3: cache.head_dim}
-    same = found.keys() == expected.keys() and all(
-        axis < len(found[name]) and found[name][axis] == size
-        for name, sizes in expected.items()
-        for axis, size in sizes.items()
+            expected |= {f"{name}.{kind}": {1: cache.kv_heads, 3: cache.head_dim} for kind in cache.kinds}
+    plausible = len(set(cache.kinds)) == len(cache.kinds) and ("latent" not in cache.kinds or cache.kv_heads == 1)
+    same = (
+        plausible
+        and found.keys() == expected.keys()
+        and all(
+            axis < len(found[name]) and found[name][axis] == size
+            for name, sizes in expected.items()
+            for axis, size in sizes.items()
+        )
     )
+    if manifest.positions is not None:
+        same &= len(manifest.positions.streams) == len(manifest.positions.inverse_frequencies)
     held = CACHE_DTYPES.get(cache.dtype, (None, None))[1]
     same &= all(value.type == held for value in values if value.name.startswith(("past_key_values.", "present.")))
-    if not same or KEEP_INPUT not in optional:
+    needed = {KEEP_INPUT} if manifest.vision is None else {KEEP_INPUT, IMAGE_MASK, IMAGE_EMBEDS}
+    if not same or not needed <= optional:
         raise BadInputError(
             f"the graph in {folder} has other inputs or outputs than its manifest implies: copy or export the artifact "
             "again"
-        )
-
-
-def _ort_errors(ort: Any) -> tuple[type[Exception], ...]:
-    """Everything ONNX Runtime raises; its exceptions have no common base but Exception."""
-    state = ort.capi.onnxruntime_pybind11_state
-    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NoSuchFile", "NotFound")
-    more = ("NotImplemented", "RuntimeException", "EPFail", "EngineError")
-    return (*(getattr(state, name) for name in names + more), RuntimeError, ValueError)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-
-
-def _check_version(found: str, needed: str) -> None:
-    def numbers(text: str) -> tuple[int, ...]:
-        return tuple(int(part) for part in text.split("+")[0].split(".")[:2] if part.isdigit())
-
-    if numbers(found) < numbers(needed):
-        raise BadInputError(
-            f"the artifact needs onnxruntime {needed} or newer and {found} is installed: pip install -U onnxruntime"
         )

@@ -4,15 +4,20 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 import pytest
 
 from inference_pio.errors import BadInputError
+from inference_pio.graphs.architectures import qwen3_moe
 from inference_pio.graphs.formats import FP32, WeightFormat
+from inference_pio.graphs.source import WeightSource
 from inference_pio.graphs.targets import find_target, supported
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from graph_cases import canonical, context, spec_with
+from expert_cases import arrays_of as expert_arrays
+from expert_cases import experts_spec
+from graph_cases import FakeCheckpoint, arrays_of, canonical, context, spec_with
 
 
 def lower(spec, formats):
@@ -32,6 +37,7 @@ def test_match_counts(layers, tied):
         "pack_gate_up": layers,
         "group_query_attention": layers,
         "int8_cache": 0,
+        "expert_kernels": 0,
         "integer_kernels": 0,
         "skip_norm": 2 * layers,
         "linear_kernels": 4 * layers + 1,
@@ -40,6 +46,26 @@ def test_match_counts(layers, tied):
     found = Counter(node.op_type for node in model.graph)
     assert not found.keys() & {"MatMul", "Transpose", "Attention", "RotaryEmbedding", "Gather", "Cos"}
     assert found["MatMulNBits"] == 4 * layers + 1
+
+
+@pytest.mark.parametrize(("formats", "operator"), [(FP32, "MoE"), (WeightFormat(8), "QMoE")], ids=["fp32", "int8"])
+@pytest.mark.parametrize("shared_width", [0, 24])
+def test_experts(formats, operator, shared_width):
+    """The router is a linear layer of its own, shared experts are a dense MLP, and no function is left."""
+    spec = experts_spec(shared_width=shared_width)
+    dense = {name: array for name, array in arrays_of(spec).items() if ".mlp." not in name}
+    source = WeightSource(FakeCheckpoint(dense | expert_arrays(spec)))  # type: ignore[arg-type]
+    model = qwen3_moe.build(spec, source)
+    reports = find_target("ort-cpu").lower(model, context(spec, formats))
+    matches = {report.name: report.matches for report in reports}
+    shared = 1 if shared_width else 0
+    assert (matches["expert_kernels"], matches["pack_gate_up"], matches["skip_norm"]) == (1, shared, 2)
+    assert matches["linear_kernels"] == 2 + 1 + 2 * shared + 1
+    found = Counter(node.op_type for node in model.graph)
+    assert found[operator] == 1
+    assert not found.keys() & {"MatMul", "Transpose", "MoESoftmax"}
+    assert not model.functions
+    onnx.checker.check_model(ir.to_proto(model))
 
 
 def test_a_mixture_of_formats_packs_what_agrees():

@@ -1,0 +1,1 @@
+"""Names under which other packages know the plugin interface."""

@@ -1,0 +1,70 @@
+"""Opening sessions of ONNX Runtime, and what can go wrong with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from inference_pio.errors import BadInputError
+from inference_pio.runtime.cpu import PRECISE_PRODUCTS, products_saturate
+
+
+def import_onnxruntime() -> Any:
+    """The onnxruntime module; raises BadInputError that names the extra to install."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BadInputError(
+            f"ONNX Runtime cannot be imported ({error}): install it with pip install 'inference-pio[cpu]'"
+        ) from None
+    return onnxruntime
+
+
+def session_entries(ort: Any) -> dict[str, str]:
+    """Session options by name that this CPU needs."""
+    return {PRECISE_PRODUCTS: "1"} if products_saturate(ort) else {}
+
+
+def session_options(ort: Any, threads: int) -> Any:
+    """The options of every session."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # errors are raised, and need not be printed as well
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    for name, value in session_entries(ort).items():
+        options.add_session_config_entry(name, value)
+    return options
+
+
+def open_session(path: Path, threads: int) -> Any:
+    """A session on the CPU; raises BadInputError for a file that cannot be loaded."""
+    ort = import_onnxruntime()
+    try:
+        return ort.InferenceSession(str(path), session_options(ort, threads), providers=["CPUExecutionProvider"])
+    except ort_errors(ort) as error:
+        raise BadInputError(f"{path.parent} cannot be loaded by ONNX Runtime: {first_line(error)}") from None
+
+
+def ort_errors(ort: Any) -> tuple[type[Exception], ...]:
+    """Everything ONNX Runtime raises; its exceptions have no common base but Exception."""
+    state = ort.capi.onnxruntime_pybind11_state
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NoSuchFile", "NotFound")
+    more = ("NotImplemented", "RuntimeException", "EPFail", "EngineError")
+    return (*(getattr(state, name) for name in names + more), RuntimeError, ValueError)
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, short enough for a sentence."""
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+
+
+def check_version(found: str, needed: str) -> None:
+    """Raise BadInputError when ONNX Runtime `found` is older than `needed`."""
+
+    def numbers(text: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in text.split("+")[0].split(".")[:2] if part.isdigit())
+
+    if numbers(found) < numbers(needed):
+        raise BadInputError(
+            f"the artifact needs onnxruntime {needed} or newer and {found} is installed: pip install -U onnxruntime"
+        )

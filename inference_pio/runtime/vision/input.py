@@ -1,0 +1,96 @@
+"""From prompts with images to token ids and patches: what the engine asks of the vision part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from inference_pio.artifact.bundle import Artifact
+from inference_pio.artifact.manifest import VisionFacts
+from inference_pio.errors import BadInputError
+from inference_pio.runtime.config import EngineConfig
+from inference_pio.runtime.memory import MemoryBudget
+from inference_pio.runtime.tokenizer import Tokenizer
+from inference_pio.runtime.vision.encoder import VisionEncoder
+from inference_pio.runtime.vision.messages import Video
+from inference_pio.runtime.vision.preprocess import Patches, Preprocessor
+from inference_pio.runtime.vision.prompt import PromptImages, expand
+
+SIZES = ("patch_size", "temporal_patch_size", "merge_size")
+
+
+class VisionInput:
+    """Prepares the images of an artifact with a vision tower. Threads may share it."""
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        facts: VisionFacts,
+        tokenizer: Tokenizer,
+        threads: int,
+        budget: MemoryBudget,
+        config: EngineConfig,
+    ) -> None:
+        self.encoder = VisionEncoder(artifact, facts, threads, budget, config.image_cache_bytes)
+        self._facts, self._tokenizer = facts, tokenizer
+        self._preprocessor = Preprocessor(artifact.path, config.max_image_tokens)
+        for rules in (self._preprocessor.image_rules, self._preprocessor.video_rules):
+            if rules is not None and any(getattr(rules, size) != getattr(facts, size) for size in SIZES):
+                raise BadInputError(
+                    f"the images that {artifact.path} prepares are cut into other patches than its model takes: export "
+                    "it again"
+                )
+
+    def close(self) -> None:
+        """Release the vision tower."""
+        self.encoder.close()
+
+    def prepare(
+        self, ids: Sequence[int], images: Sequence[Any], films: Sequence[Patches] = ()
+    ) -> tuple[list[int], PromptImages | None]:
+        """Ids with placeholders expanded for `images` and for the videos `films`; None without any.
+
+        Raises BadInputError for images that cannot be used and for placeholders that do not fit them.
+        """
+        stills = [self._preprocessor.image(image, f"image {index}") for index, image in enumerate(images)]
+        expanded, placed = expand(ids, stills, films, self._facts, self.encoder.features)
+        return expanded, placed if placed.frames else None
+
+    def expand_videos(self, text: str, videos: Sequence[Video]) -> tuple[str, list[Patches]]:
+        """A text in which each video's placeholder became one per frame with its time in front, and the videos.
+
+        As the model was trained: `<0.5 seconds>`, then the frame between the marks of vision.
+        """
+        films = [self._preprocessor.video(video.frames, f"video {index}") for index, video in enumerate(videos)]
+        start, pad, end = (
+            self._word(token)
+            for token in (
+                self._facts.vision_start_token_id,
+                self._facts.video_token_id,
+                self._facts.vision_end_token_id,
+            )
+        )
+        pieces = text.split(f"{start}{pad}{end}")
+        if len(pieces) != len(videos) + 1:
+            raise BadInputError(
+                f"the prompt has {len(pieces) - 1} placeholders for videos and {len(videos)} were given: there must be "
+                "one for each"
+            )
+        result = [pieces[0]]
+        for video, film, after in zip(videos, films, pieces[1:], strict=True):
+            result += [f"<{time:.1f} seconds>{start}{pad}{end}" for time in self._times(video, film)]
+            result.append(after)
+        return "".join(result), films
+
+    def _times(self, video: Video, film: Patches) -> Iterator[float]:
+        """Seconds at which the frames of each patch stand, in the middle between its first and last."""
+        long = self._facts.temporal_patch_size
+        for index in range(film.grid.frames):
+            first, last = index * long, min(index * long + long, len(video.frames)) - 1
+            yield (first / video.fps + last / video.fps) / 2
+
+    def _word(self, token_id: int) -> str:
+        word = self._tokenizer.id_to_token(token_id)
+        if word is None:
+            raise BadInputError(f"tokenizer.json has no token {token_id}, which config.json names: restore the file")
+        return word

@@ -1,0 +1,140 @@
+"""Attention over latents on one shared buffer: what it turns into, what it gives, and what it leaves alone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from graph_cases import apply, count, first, set_attribute, some_ids
+from graph_cases import canonical as grouped
+from latent_cases import SPEC, Steps, canonical, lowered, spec_with
+
+from inference_pio.graphs.rewrites import latent_attention
+from inference_pio.graphs.rewrites.group_query_attention import mask_window
+
+IDS = some_ids(1, 40)
+SPECS = {
+    "plain": SPEC,
+    "halves": spec_with({"interleaved": False}),
+    "direct_queries": spec_with({"q_rank": None}),
+    "bias": spec_with(qkv_bias=True, output_bias=True),
+    "one_head": spec_with(heads=1),
+}
+
+
+def test_every_layer_matches():
+    model = canonical()
+    assert apply(model, latent_attention, spec=SPEC).matches == 2
+    assert count(model, "TensorScatter") == 2
+    assert (count(model, "Attention"), count(model, "Softmax")) == (0, 2)
+
+
+def test_positions_and_masks_are_made_once_of_the_count_of_tokens():
+    model = lowered()
+    assert count(model, "Range") == 2
+    assert [value.name for value in model.graph.inputs][:2] == ["input_ids", "attention_mask"]
+    assert "position_ids" not in {value.name for value in model.graph.inputs}
+    assert [value.name for value in model.graph.outputs] == ["logits", "present.0.latent", "present.1.latent"]
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize("capacity", [None, 40, 64], ids=["exact", "full", "more"])
+def test_the_result_is_the_same(spec, capacity, tmp_path):
+    expected = Steps(canonical(spec), tmp_path).step(IDS)
+    steps, done = Steps(lowered(spec), tmp_path, capacity=capacity), 0
+    for size in (17, 1, 1, 20, 1):
+        found = steps.step(IDS[:, done : done + size])
+        assert np.abs(found - expected[:, done : done + size]).max() < 1e-5
+        done += size
+
+
+def test_borders_of_chunks_change_rounding_alone(tmp_path):
+    """The bound that docs/export.md states."""
+    results = []
+    for sizes in ([40], [1] * 40, [13, 27], [8] * 5):
+        steps, done, pieces = Steps(lowered(), tmp_path), 0, []
+        for size in sizes:
+            pieces.append(steps.step(IDS[:, done : done + size]))
+            done += size
+        results.append(np.concatenate(pieces, axis=1))
+    assert max(np.abs(result - results[0]).max() for result in results) < 1e-5
+
+
+def test_the_same_chunks_give_the_same_bits(tmp_path):
+    """Whatever stands in the rows that are not in use."""
+    results = []
+    for unused in (0.0, 1e4, -3.0):
+        steps = Steps(lowered(), tmp_path, capacity=48, unused=unused)
+        results.append(np.concatenate([steps.step(IDS[:, :24]), steps.step(IDS[:, 24:])], axis=1))
+    assert all((result == results[0]).all() for result in results)
+
+
+def test_a_batch_of_different_lengths(tmp_path):
+    ids, lengths = some_ids(3, 12), np.array([12, 5, 1])
+    steps = Steps(lowered(), tmp_path, rows=3, capacity=20)
+    found = [steps.step(ids, (np.arange(12) < lengths[:, None]).astype(np.int64))]
+    new = some_ids(3, 4)
+    for n in range(4):
+        found.append(steps.step(new[:, n : n + 1], (np.arange(13 + n) < lengths[:, None] + n + 1).astype(np.int64)))
+    for row, length in enumerate(lengths):
+        tokens = np.concatenate([ids[row, :length], new[row]])[None]
+        expected = Steps(canonical(), tmp_path).step(tokens)[0]
+        both = np.concatenate([found[0][row, :length], *(step[row] for step in found[1:])])
+        assert np.abs(both - expected).max() < 1e-5
+
+
+def test_the_checker_accepts_it(tmp_path):
+    ir.save(lowered(), tmp_path / "model.onnx")
+    onnx.checker.check_model(str(tmp_path / "model.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "words"),
+    [("is_causal", 1, "the causal mask is not explicit"), ("softcap", 30.0, "soft-capped scores")],
+)
+def test_other_attention_is_left_alone(attribute, value, words):
+    model = canonical(spec_with(windows=(None,)))
+    set_attribute(first(model, "Attention"), attribute, value)
+    report = apply(model, latent_attention, spec=SPEC)
+    assert (report.matches, count(model, "Attention")) == (0, 1)
+    assert words in report.refused[0]
+
+
+def test_a_window_is_left_alone():
+    spec = spec_with(windows=(8,))
+    model = canonical(spec)
+    assert mask_window(first(model, "Attention").inputs[3]) == 8
+    assert "a sliding window" in apply(model, latent_attention, spec=spec).refused[0]
+
+
+def test_a_cache_that_grows_elsewhere_is_left_alone():
+    model = canonical(spec_with(windows=(None,)))
+    append = first(model, "Attention").inputs[1].producer()
+    set_attribute(append, "axis", 1)
+    assert "does not grow along its tokens" in apply(model, latent_attention, spec=SPEC).refused[0]
+
+
+def test_a_cache_that_is_not_given_back_is_left_alone():
+    model = canonical(spec_with(windows=(None,)))
+    model.graph.outputs.pop()
+    assert "not given back" in apply(model, latent_attention, spec=SPEC).refused[0]
+
+
+def test_values_of_their_own_are_no_latents():
+    model = canonical(spec_with(windows=(None,)))
+    attention = first(model, "Attention")
+    attention.replace_input_with(2, attention.inputs[1].producer().inputs[0])
+    report = apply(model, latent_attention, spec=SPEC)
+    assert (report.matches, report.refused) == (0, [])
+
+
+def test_grouped_attention_is_no_match():
+    model = grouped()
+    report = apply(model, latent_attention)
+    assert (report.matches, report.refused) == (0, [])

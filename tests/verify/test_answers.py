@@ -1,0 +1,191 @@
+"""A model that sees is verified on answers about images, and what goes wrong with images makes the gate fail."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inference_pio.cli import main
+from inference_pio.errors import BadInputError
+from inference_pio.runtime.vision import grid, prompt
+from inference_pio.runtime.vision.features import ChunkImages
+from inference_pio.verify import VerifyOptions, estimate, verify
+from inference_pio.verify.examples import read_examples
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+ANSWERS = ["a red circle left of a square", "two shapes, one of them is small", "nothing but noise"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three questions: one image, two of different sizes, and none."""
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for name, size in (("a.png", (70, 100, 3)), ("b.png", (150, 60, 3)), ("c.jpg", (90, 90, 3))):
+        Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(folder / name)
+    lines = [
+        {"images": ["a.png"], "prompt": "What is it?", "answer": ANSWERS[0]},
+        {"images": ["b.png", "c.jpg"], "prompt": "And these?", "answer": ANSWERS[1]},
+        {"images": [], "prompt": "And now?", "answer": ANSWERS[2]},
+    ]
+    (folder / "data.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    return folder / "data.jsonl"
+
+
+def test_fp32_is_the_original(vision_artifact, vision_checkpoint, data):
+    report = verify(vision_artifact("fp32"), vision_checkpoint, VerifyOptions(data=data))
+    assert report.passed, report.gate.failures
+    values = report.to_dict()
+    assert values["kl_mean"] < 1e-9 and values["max_logit_difference"] < 1e-4
+    assert values["positions"] > sum(len(answer) // 4 for answer in ANSWERS)
+    assert values["tokenizer"]["matches"] and values["source_matches"]
+    assert any("simulation was skipped" in note for note in report.notes)
+
+
+def no_deepstack(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = prompt.PromptImages.chunk
+
+    def chunk(self: prompt.PromptImages, start: int, stop: int) -> ChunkImages | None:
+        found = whole(self, start, stop)
+        if found is not None:
+            found.layers[1:] = 0
+        return found
+
+    monkeypatch.setattr(prompt.PromptImages, "chunk", chunk)
+
+
+def swapped_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second image's features in the first one's places, as far as they reach, and the other way round."""
+    whole = prompt.PromptImages.chunk
+
+    def chunk(self: prompt.PromptImages, start: int, stop: int) -> ChunkImages | None:
+        found = whole(self, start, stop)
+        if found is not None and len(self.frames) > 1:
+            found.layers[:] = found.layers[:, :, ::-1]
+            found.layers[:, ~found.mask] = 0
+        return found
+
+    monkeypatch.setattr(prompt.PromptImages, "chunk", chunk)
+
+
+def exchanged_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def positions(length: int, spans: list[grid.Span], merge: int) -> tuple[np.ndarray, int]:
+        found, ahead = grid.token_positions(length, spans, merge)
+        return found[[0, 2, 1]], ahead
+
+    monkeypatch.setattr(prompt, "token_positions", positions)
+
+
+def text_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt, "token_positions", lambda length, spans, merge: (np.tile(np.arange(length), (3, 1)), 0))
+
+
+@pytest.mark.parametrize("fault", [no_deepstack, swapped_images, exchanged_axes, text_positions])
+def test_faults_with_images_fail_the_gate(vision_artifact, vision_checkpoint, data, monkeypatch, fault):
+    fault(monkeypatch)
+    report = verify(vision_artifact("fp32"), vision_checkpoint, VerifyOptions(data=data))
+    assert not report.passed and report.gate.failures
+
+
+def test_a_rounded_artifact_is_measured(vision_artifact, vision_checkpoint, data):
+    values = verify(vision_artifact("int8"), vision_checkpoint, VerifyOptions(data=data)).to_dict()
+    assert 1e-6 < values["kl_mean"] < 0.1
+
+
+def test_a_cut_model(vision_checkpoint, tmp_path, data):
+    from inference_pio.export.options import ExportOptions
+    from inference_pio.export.pipeline import export
+
+    export(vision_checkpoint, tmp_path / "cut", ExportOptions(precision="fp32", layers=2))
+    report = verify(tmp_path / "cut", vision_checkpoint, VerifyOptions(data=data))
+    assert report.passed, report.gate.failures
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({}, "--data"),
+        ({"text": Path("x.txt")}, "--text is for models of text"),
+        ({"reference": Path("x.npz")}, "--reference is for"),
+        ({"save_reference": Path("x.npz")}, "--save-reference is for"),
+    ],
+)
+def test_what_is_for_texts_is_refused(vision_artifact, vision_checkpoint, data, options, word):
+    given = {"data": data, **options} if options else {}
+    with pytest.raises(BadInputError, match=word):
+        verify(vision_artifact("fp32"), vision_checkpoint, VerifyOptions(**given))
+
+
+def test_a_text_model_takes_no_images(tiny, tiny_artifact, data):
+    with pytest.raises(BadInputError, match="leave it out"):
+        verify(tiny_artifact("int8"), tiny, VerifyOptions(data=data))
+
+
+def test_without_a_checkpoint(vision_artifact, data):
+    with pytest.raises(BadInputError, match="give a checkpoint"):
+        verify(vision_artifact("fp32"), None, VerifyOptions(data=data))
+
+
+def test_another_model(vision_artifact, tiny, data):
+    with pytest.raises(BadInputError, match="not an export of this checkpoint"):
+        verify(vision_artifact("fp32"), tiny, VerifyOptions(data=data))
+
+
+def test_costs(vision_artifact, vision_checkpoint, data):
+    found = estimate(vision_artifact("fp32"), vision_checkpoint, VerifyOptions(data=data))
+    assert found.positions == sum(map(len, ANSWERS))
+    assert found.scratch_bytes == 2 * found.positions * 2056 * 4
+
+
+def test_command_line(capsys, vision_artifact, vision_checkpoint, data, tmp_path):
+    arguments = ["--against", vision_checkpoint, "--data", data, "--html", tmp_path / "report.html", "--json", "-"]
+    assert main.run(["verify", *map(str, [vision_artifact("fp32"), *arguments])]) == 0
+    assert json.loads(capsys.readouterr().out)["gate"]["passed"]
+    assert (tmp_path / "report.html").stat().st_size > 1000
+    arguments = ["export", str(vision_checkpoint), "-o", str(tmp_path / "out"), "--precision", "fp32", "--verify"]
+    assert main.run(arguments) == 2
+    assert "--data FILE.jsonl" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert main.run([*arguments, "--data", str(data)]) == 0
+    assert "passed" in capsys.readouterr().out
+    assert main.run([*arguments[:-1], "--force", "--data", str(data)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("", "holds no examples"),
+        ("[]", "line 1 of"),
+        ("{", "not valid JSON"),
+        ('{"images": [], "prompt": "x"}', "images, prompt and answer"),
+        ('{"images": "a.png", "prompt": "x", "answer": "y"}', "list of files"),
+        ('{"images": [5], "prompt": "x", "answer": "y"}', "list of files"),
+        ('{"images": [], "prompt": 5, "answer": "y"}', "must be texts"),
+        ('{"images": [], "prompt": "x", "answer": ""}', "not empty"),
+        ('{"images": ["no.png"], "prompt": "x", "answer": "y"}', "does not exist"),
+        ('{"images": [], "prompt": "x", "answer": "y", "more": 1}', "images, prompt and answer"),
+    ],
+)
+def test_files_that_are_refused(tmp_path, line, word):
+    (tmp_path / "data.jsonl").write_text(line)
+    with pytest.raises(BadInputError, match=word):
+        read_examples(tmp_path / "data.jsonl")
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(BadInputError, match="cannot be read"):
+        read_examples(tmp_path / "data.jsonl")
+
+
+def test_the_images_count_for_the_digest(data, tmp_path):
+    copy = tmp_path / "data.jsonl"
+    copy.write_bytes(data.read_bytes())
+    for name in ("a.png", "b.png", "c.jpg"):
+        (tmp_path / name).write_bytes((data.parent / name).read_bytes())
+    assert read_examples(copy).sha256 == read_examples(data).sha256
+    (tmp_path / "a.png").write_bytes(b"other")
+    assert read_examples(copy).sha256 != read_examples(data).sha256
