@@ -1,7 +1,7 @@
-"""Write a checkpoint of a real Qwen3 shape with random weights, shard by shard, in bounded memory.
+"""Write a checkpoint of a real shape with random weights, shard by shard, in bounded memory.
 
 ``python tools/random_checkpoint.py qwen3-0.6b OUT`` needs numpy alone. Such a checkpoint serves tests and
-benchmarks of size and speed; what it generates means nothing.
+benchmarks of size and speed; what it generates means nothing. `shapes/` holds a config.json per shape.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from random_tensors import Dtype, RandomTensors
+from random_shapes import SHAPES, published_config, token_ids
+from random_tensors import Dtype, RandomTensors, stored_as
+from tensor_shapes import Shapes, tensor_shapes
 
 from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
 from inference_pio.tiny import tiny_checkpoint
@@ -31,71 +33,16 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
-SHAPES = Path(__file__).parent / "shapes"  # one published config.json per shape
+PREPROCESSORS = Path(__file__).parent / "preprocessors"  # by model_type
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-def published_config(shape: str, layers: int | None = None) -> dict[str, object]:
-    """config.json of the published checkpoint named ``shape``, cut to ``layers`` layers where given."""
-    known = sorted(path.stem for path in SHAPES.glob("*.json"))
-    if shape not in known:
-        raise BadInputError(f"unknown shape {shape!r}: use one of {', '.join(known)}")
-    config = json.loads((SHAPES / f"{shape}.json").read_text(encoding="utf-8"))
-    if layers is not None:
-        config |= {"num_hidden_layers": layers, "max_window_layers": layers}
-    return config
-
-
-def tensor_shapes(config: dict[str, object]) -> dict[str, tuple[int, ...]]:
-    """Published name and shape of every tensor of a Qwen3 checkpoint with this config, in file order."""
-    if config.get("model_type") != "qwen3":
-        raise BadInputError(f"model_type is {config.get('model_type')!r}: only qwen3 can be written")
-    hidden, ffn = positive(config, "hidden_size"), positive(config, "intermediate_size")
-    heads, layers = positive(config, "num_attention_heads"), positive(config, "num_hidden_layers")
-    head = positive({"head_dim": 128, **config}, "head_dim")  # 128 is what transformers takes without the key
-    kv_heads = positive(config, "num_key_value_heads")
-    embedding = (positive(config, "vocab_size"), hidden)
-
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": embedding}
-    for layer in range(layers):
-        prefix = f"model.layers.{layer}."
-        shapes[prefix + "input_layernorm.weight"] = (hidden,)
-        linears = {
-            "self_attn.q_proj": (heads * head, hidden),
-            "self_attn.k_proj": (kv_heads * head, hidden),
-            "self_attn.v_proj": (kv_heads * head, hidden),
-            "self_attn.o_proj": (hidden, heads * head),
-            "mlp.gate_proj": (ffn, hidden),
-            "mlp.up_proj": (ffn, hidden),
-            "mlp.down_proj": (hidden, ffn),
-        }
-        for name, shape in linears.items():
-            shapes[f"{prefix}{name}.weight"] = shape
-            if config.get("attention_bias") and name.startswith("self_attn"):
-                shapes[f"{prefix}{name}.bias"] = shape[:1]
-        shapes[prefix + "self_attn.q_norm.weight"] = (head,)
-        shapes[prefix + "self_attn.k_norm.weight"] = (head,)
-        shapes[prefix + "post_attention_layernorm.weight"] = (hidden,)
-    shapes["model.norm.weight"] = (hidden,)
-    if not config.get("tie_word_embeddings", False):
-        shapes["lm_head.weight"] = embedding
-    return shapes
-
-
-def positive(config: dict[str, object], key: str) -> int:
-    """The positive whole number that ``config`` has under ``key``."""
-    value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise BadInputError(f"{key} of the config is {value!r}: give a positive whole number")
-    return value
-
-
-def plan_shards(shapes: dict[str, tuple[int, ...]], dtype: Dtype, shard_bytes: int) -> list[list[str]]:
+def plan_shards(shapes: Shapes, dtype: Dtype, shard_bytes: int) -> list[list[str]]:
     """Tensor names per shard, in order; a tensor larger than ``shard_bytes`` has a shard to itself."""
     shards: list[list[str]] = [[]]
     filled = 0
     for name, shape in shapes.items():
-        size = math.prod(shape) * dtype.bytes
+        size = math.prod(shape) * stored_as(name, dtype).bytes
         if shards[-1] and filled + size > shard_bytes:
             shards.append([])
             filled = 0
@@ -104,45 +51,44 @@ def plan_shards(shapes: dict[str, tuple[int, ...]], dtype: Dtype, shard_bytes: i
     return shards
 
 
-def write_shard(
-    file: BinaryIO, names: list[str], shapes: dict[str, tuple[int, ...]], dtype: Dtype, source: RandomTensors
-) -> None:
+def write_shard(file: BinaryIO, names: list[str], shapes: Shapes, dtype: Dtype, source: RandomTensors) -> None:
     """Write one safetensors file: length of the header, header padded to 8 bytes, contents in order."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name in names:
-        end = offset + math.prod(shapes[name]) * dtype.bytes
-        entry = {"dtype": dtype.safetensors_name, "shape": list(shapes[name]), "data_offsets": [offset, end]}
+        stored = stored_as(name, dtype)
+        end = offset + math.prod(shapes[name]) * stored.bytes
+        entry = {"dtype": stored.safetensors_name, "shape": list(shapes[name]), "data_offsets": [offset, end]}
         header[name] = entry
         offset = end
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
     file.write(len(encoded).to_bytes(8, "little") + encoded)
     for name in names:
-        for chunk in source.chunks(name, math.prod(shapes[name])):
+        for chunk in source.chunks(name, shapes[name]):
             file.write(memoryview(chunk))
 
 
 def write_random_checkpoint(
     out: Path,
-    config: dict[str, object],
+    config: dict[str, Any],
     *,
     shard_bytes: int = 2 * 10**9,
     dtype: Dtype = Dtype.BF16,
     seed: int = 0,
     tokenizer: Path | None = None,
 ) -> None:
-    """Write a checkpoint with the config.json ``config`` (``model_type`` qwen3) into the new folder ``out``.
+    """Write a checkpoint with the config.json ``config`` into the new folder ``out``.
 
-    Matrices and biases are normal(0, 0.02), norm weights normal(1, 0.05); a seed gives the same bytes each
-    time, and the same tensors at any ``shard_bytes``. One file alone has no index, as published ones have
-    none. Tokenizer files come from ``tokenizer``, by default the bundled tiny checkpoint.
+    `random_tensors` says how values are distributed; a seed gives the same bytes each time, and the same tensors at
+    any ``shard_bytes``. One file alone has no index, as published ones have none. Tokenizer files come from
+    ``tokenizer``, by default a bundled tiny checkpoint of the family or of Qwen3; ids of images are the tokenizer's.
     Raises BadInputError, ResourceLimitError.
     """
     dtype = Dtype(dtype)
     shapes = tensor_shapes(config)
-    total = sum(math.prod(shape) for shape in shapes.values()) * dtype.bytes
-    source = tokenizer or tiny_checkpoint("qwen3")
+    total = sum(math.prod(shape) * stored_as(name, dtype).bytes for name, shape in shapes.items())
+    source = tokenizer or tokenizer_like(str(config["model_type"]))
     if not (source / "tokenizer.json").is_file():
         raise BadInputError(f"no tokenizer.json in {source}: name a folder that holds a tokenizer")
     if shard_bytes < 1 or seed < 0:
@@ -153,10 +99,18 @@ def write_random_checkpoint(
     out.mkdir(parents=True)
     try:
         write_weights(out, shapes, total, dtype, RandomTensors(dtype, seed), shard_bytes)
-        write_small_files(out, config, dtype, source)
+        write_small_files(out, {**config, **token_ids(config, source)}, dtype, source)
     except BaseException:  # an interrupted run leaves nothing behind either
         shutil.rmtree(out)
         raise
+
+
+def tokenizer_like(model_type: str) -> Path:
+    """The tiny checkpoint of this family where there is one, else that of Qwen3."""
+    try:
+        return tiny_checkpoint(model_type)
+    except BadInputError:
+        return tiny_checkpoint("qwen3")
 
 
 def check_disk(out: Path, total: int) -> None:
@@ -172,7 +126,7 @@ def check_disk(out: Path, total: int) -> None:
 
 def write_weights(
     out: Path,
-    shapes: dict[str, tuple[int, ...]],
+    shapes: Shapes,
     total: int,
     dtype: Dtype,
     source: RandomTensors,
@@ -191,14 +145,17 @@ def write_weights(
         write_json(out / "model.safetensors.index.json", index)
 
 
-def write_small_files(out: Path, config: dict[str, object], dtype: Dtype, tokenizer: Path) -> None:
+def write_small_files(out: Path, config: dict[str, Any], dtype: Dtype, tokenizer: Path) -> None:
     """Write configuration and generation defaults (greedy), and copy the tokenizer's files."""
-    key = "dtype" if "dtype" in config else "torch_dtype"
-    write_json(out / "config.json", {**config, key: dtype.torch_name})
-    ids: dict[str, object] = {
-        name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in config
-    }
+    text = config.get("text_config", config)
+    key = "dtype" if "dtype" in text else "torch_dtype"
+    changed = {**text, key: dtype.torch_name}
+    write_json(out / "config.json", {**config, "text_config": changed} if "text_config" in config else changed)
+    ids = {name: text[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in text}
     write_json(out / "generation_config.json", {**ids, "do_sample": False})
+    preprocessor = PREPROCESSORS / f"{config['model_type']}.json"
+    if preprocessor.is_file():
+        shutil.copyfile(preprocessor, out / "preprocessor_config.json")
     for name in TOKENIZER_FILES:
         if (tokenizer / name).is_file():
             shutil.copyfile(tokenizer / name, out / name)

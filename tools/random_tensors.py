@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import zlib
 from collections.abc import Iterator
 from enum import Enum
@@ -48,21 +50,51 @@ def normal_levels() -> np.ndarray:
     return np.array([normal.inv_cdf((i + 0.5) / 65536) for i in range(65536)], np.float32)
 
 
+class Kind(Enum):
+    """How values are distributed, by the part a tensor plays."""
+
+    MATRIX = "matrix"  # normal(0, 0.02), biases too
+    NORM = "norm"  # normal(1, 0.05)
+    ROUTER = "router"  # scaled by fan-in: behind a norm, logits are normal(0, 1) and no expert is idle
+    ROUTER_BIAS = "router bias"  # normal(0, 0.05), beside scores that sigmoid keeps within 0 and 1
+
+    @classmethod
+    def of(cls, name: str) -> Kind:
+        """The kind of the tensor with this published name."""
+        if name.endswith("e_score_correction_bias"):
+            return cls.ROUTER_BIAS
+        if name.endswith("mlp.gate.weight"):
+            return cls.ROUTER
+        return cls.NORM if re.search(r"norm\d?\.weight$", name) else cls.MATRIX
+
+
+def stored_as(name: str, dtype: Dtype) -> Dtype:
+    """The type of one tensor in a checkpoint of this type; router biases keep float32, as published ones do."""
+    return Dtype.FP32 if Kind.of(name) is Kind.ROUTER_BIAS else dtype
+
+
 class RandomTensors:
     """Random tensor contents that depend on seed, name and size alone, not on the shard they land in."""
 
     def __init__(self, dtype: Dtype, seed: int) -> None:
-        levels = normal_levels()
-        # A lookup by 16 random bits is several times cheaper than drawing and rounding floats.
-        self._matrix = encode(levels * np.float32(0.02), dtype)
-        self._norm = encode(1 + levels * np.float32(0.05), dtype)
-        self._seed = seed
+        self._dtype, self._seed = dtype, seed
+        self._levels = normal_levels()
+        self._tables: dict[tuple[Kind, float], np.ndarray] = {}
 
-    def chunks(self, name: str, values: int) -> Iterator[np.ndarray]:
-        """The ``values`` numbers of tensor ``name`` in pieces of at most CHUNK_VALUES."""
+    def chunks(self, name: str, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+        """The numbers of tensor ``name`` in pieces of at most CHUNK_VALUES."""
         generator = np.random.SFC64([self._seed, zlib.crc32(name.encode())])
-        table = self._norm if name.endswith("norm.weight") else self._matrix
+        table, values = self._table(name, shape), math.prod(shape)
         for start in range(0, values, CHUNK_VALUES):
             count = min(CHUNK_VALUES, values - start)
             draws = generator.random_raw(-(-count // 4)).astype("<u8", copy=False)
             yield table[draws.view("<u2")[:count]]
+
+    def _table(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Encoded levels: a lookup by 16 random bits is several times cheaper than drawing and rounding floats."""
+        kind = Kind.of(name)
+        scale = {Kind.MATRIX: 0.02, Kind.ROUTER: shape[-1] ** -0.5}.get(kind, 0.05)
+        if (kind, scale) not in self._tables:
+            values = self._levels * np.float32(scale) + np.float32(1 if kind is Kind.NORM else 0)
+            self._tables[kind, scale] = encode(values, stored_as(name, self._dtype))
+        return self._tables[kind, scale]

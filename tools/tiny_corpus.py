@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import ast
-import random
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -108,55 +106,6 @@ def training_documents(held_out_text: str) -> tuple[list[Document], list[str]]:
 def shares_passage(text: str, passages: set[str]) -> bool:
     """Whether ``text`` has one of ``passages`` (PASSAGE characters each) at a multiple of PASSAGE."""
     return any(text[i : i + PASSAGE] in passages for i in range(0, len(text) - PASSAGE + 1, PASSAGE))
-
-
-QUESTIONS = (
-    "What does `{name}` do?",
-    "Explain `{name}`.",
-    "What is `{name}` for?",
-    "How does `{name}` from the module `{module}` work?",
-    "Tell me about `{name}` in `{module}`.",
-    "Describe `{module}.{name}`.",
-)
-SYSTEM = "You are a helpful assistant that explains Python."
-GREETINGS = ("Hello", "Hello!", "Hi", "Hi!", "Hey", "Good morning", "Who are you?", "What can you do?")
-INTRODUCTION = "Hello! I explain functions and classes of the Python standard library. Ask me about one."
-
-
-def chat_documents(documents: list[Document], count: int, seed: int) -> list[Document]:
-    """``count`` short ChatML conversations whose answers are docstrings found in ``documents``."""
-    rng = random.Random(seed)
-    facts = [fact for document in documents if document.name.endswith(".py") for fact in docstrings(document)]
-    rng.shuffle(facts)
-    chats = []
-    for index, (module, name, answer, arguments) in enumerate(facts[:count]):
-        turns = [("system", SYSTEM)] if rng.random() < 0.4 else []
-        if index % 12 == 0:
-            turns += [("user", rng.choice(GREETINGS)), ("assistant", INTRODUCTION)]
-        turns += [("user", rng.choice(QUESTIONS).format(name=name, module=module)), ("assistant", answer)]
-        if arguments and rng.random() < 0.3:
-            listed = ", ".join(f"`{argument}`" for argument in arguments)
-            turns += [("user", "Which arguments does it take?"), ("assistant", f"It takes {listed}.")]
-        text = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns)
-        chats.append(Document(f"chat:{module}.{name}", text))
-    return chats
-
-
-def docstrings(document: Document) -> Iterator[tuple[str, str, str, list[str]]]:
-    """Module, name, first paragraph and arguments of every documented public function and class."""
-    try:
-        tree = ast.parse(document.text)
-    except SyntaxError:
-        return
-    module = document.name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
-            continue
-        paragraph = (ast.get_docstring(node) or "").split("\n\n")[0].strip()
-        if not 20 <= len(paragraph) <= 400:
-            continue
-        listed = [a.arg for a in node.args.args if a.arg != "self"] if isinstance(node, ast.FunctionDef) else []
-        yield module, node.name, paragraph, listed
 
 
 def main() -> None:

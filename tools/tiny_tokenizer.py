@@ -6,11 +6,9 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from tiny_families import END_OF_TEXT, Tokens
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
-
-END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-SPECIAL_TOKENS = (END_OF_TEXT, TURN_START, TURN_END)
 
 # Qwen2's pre-tokenization: contractions, words with one leading mark, single digits, punctuation, spaces.
 SPLIT = (
@@ -18,21 +16,9 @@ SPLIT = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-CHAT_TEMPLATE = """\
-{%- for message in messages %}
-    {%- if message.role not in ['system', 'user', 'assistant'] %}
-        {{- raise_exception('Unknown role: ' ~ message.role) }}
-    {%- endif %}
-    {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\\n' }}
-{%- endif %}
-"""
 
-
-def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """Byte-level BPE of exactly ``vocabulary`` entries, the special tokens last."""
+def train_tokenizer(texts: Iterable[str], entries: int) -> Tokenizer:
+    """Byte-level BPE of exactly ``entries`` entries, none of them special."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -43,21 +29,27 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     )
     tokenizer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = BpeTrainer(
-        vocab_size=vocabulary - len(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
+    trainer = BpeTrainer(vocab_size=entries, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
-    assert tokenizer.get_vocab_size() == vocabulary
+    assert tokenizer.get_vocab_size() == entries
     return tokenizer
 
 
-def write_tokenizer(tokenizer: Tokenizer, folder: Path, context: int) -> None:
-    """Write the tokenizer's files and its chat template as published Qwen checkpoints have them."""
+def text_entries(file: Path) -> Tokenizer:
+    """The tokenizer of a tokenizer.json without the entries that were added to those for text."""
+    values = json.loads(file.read_text(encoding="utf-8"))
+    return Tokenizer.from_str(json.dumps({**values, "added_tokens": []}))
+
+
+def add_tokens(tokenizer: Tokenizer, tokens: Tokens) -> None:
+    """Append a family's own entries, the special ones first."""
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in tokens.special])
+    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in tokens.visible])
+
+
+def write_tokenizer(tokenizer: Tokenizer, folder: Path, tokens: Tokens, context: int) -> None:
+    """Write the tokenizer's files as published checkpoints of the Qwen family have them."""
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     added = {
         str(tokenizer.token_to_id(token)): {
             "content": token,
@@ -65,29 +57,29 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, context: int) -> None:
             "normalized": False,
             "rstrip": False,
             "single_word": False,
-            "special": True,
+            "special": token in tokens.special,
         }
-        for token in SPECIAL_TOKENS
+        for token in (*tokens.special, *tokens.visible)
+    }
+    specials = {
+        "additional_special_tokens": [token for token in tokens.special if token != END_OF_TEXT],
+        "eos_token": tokens.stops[0],
+        "pad_token": END_OF_TEXT,
     }
     settings = {
         "add_bos_token": False,
         "add_prefix_space": False,
         "added_tokens_decoder": added,
-        "additional_special_tokens": [TURN_START, TURN_END],
+        "additional_special_tokens": specials["additional_special_tokens"],
         "bos_token": None,
         "clean_up_tokenization_spaces": False,
-        "eos_token": TURN_END,
+        "eos_token": tokens.stops[0],
         "errors": "replace",
         "model_max_length": context,
         "pad_token": END_OF_TEXT,
         "split_special_tokens": False,
-        "tokenizer_class": "Qwen2Tokenizer",
+        "tokenizer_class": tokens.tokenizer_class,
         "unk_token": None,
-    }
-    specials = {
-        "additional_special_tokens": [TURN_START, TURN_END],
-        "eos_token": TURN_END,
-        "pad_token": END_OF_TEXT,
     }
     write_json(folder / "tokenizer_config.json", settings)
     write_json(folder / "special_tokens_map.json", specials)

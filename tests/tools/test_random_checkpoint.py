@@ -1,7 +1,6 @@
 """Random checkpoints: what transformers makes of them, and that they are cheap, safe and repeatable."""
 
 import json
-import math
 import shutil
 import subprocess
 import sys
@@ -14,9 +13,14 @@ import numpy as np
 import pytest
 import random_checkpoint
 import torch
-from random_checkpoint import parse_size, published_config, tensor_shapes, write_random_checkpoint
+import transformers
+from odd_configs import odd
+from random_checkpoint import parse_size, write_random_checkpoint
+from random_shapes import published_config
 from random_tensors import CHUNK_VALUES, Dtype, RandomTensors
 from safetensors.torch import load_file
+from tensor_shapes import tensor_shapes
+from tiny_routing import Routers, shares
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from inference_pio.errors import BadInputError, ResourceLimitError
@@ -126,10 +130,10 @@ def test_newer_configs_keep_their_key_for_the_dtype(tmp_path: Path) -> None:
 
 def test_chunks_go_on_where_the_last_one_ended() -> None:
     values = 2 * CHUNK_VALUES + 5
-    chunks = list(RandomTensors(Dtype.BF16, 0).chunks("x", values))
+    chunks = list(RandomTensors(Dtype.BF16, 0).chunks("x", (1, values)))
     assert [len(chunk) for chunk in chunks] == [CHUNK_VALUES, CHUNK_VALUES, 5]
     assert (chunks[0] == chunks[1]).mean() < 0.01
-    start = next(RandomTensors(Dtype.BF16, 0).chunks("x", 100))
+    start = next(RandomTensors(Dtype.BF16, 0).chunks("x", (10, 10)))
     assert np.array_equal(start, chunks[0][:100])
 
 
@@ -143,21 +147,67 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     assert peak < 20_000_000
 
 
-def test_published_shapes_have_the_published_sizes() -> None:
-    parameters = {
-        name: sum(math.prod(shape) for shape in tensor_shapes(published_config(name)).values())
-        for name in ("qwen3-0.6b", "qwen3-4b")
-    }
-    assert parameters == {"qwen3-0.6b": 596_049_920, "qwen3-4b": 4_022_468_096}
-    config = published_config("qwen3-4b", layers=2)
-    assert (config["num_hidden_layers"], config["rope_theta"]) == (2, 5_000_000)
-    assert len(tensor_shapes(config)) == 2 + 2 * 11
+def test_experts_are_published_one_by_one_and_all_of_them_are_used(tmp_path: Path) -> None:
+    config = {**odd("qwen3-coder-30b", 2), "hidden_size": 256, "moe_intermediate_size": 40}
+    config |= {"num_experts": 16, "num_experts_per_tok": 4}
+    write_random_checkpoint(tmp_path / "out", config)
+    assert set(stored(tmp_path / "out")) == set(tensor_shapes(config))
+    model, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32, output_loading_info=True)
+    assert {name: list(found) for name, found in info.items() if found} == {}
+    routers = Routers(model)
+    model(torch.randint(2000, (1, 500), generator=torch.Generator().manual_seed(0)))
+    for logits, experts in routers.take():
+        assert 0.7 < logits.std() < 1.4
+        assert (shares(experts, 16) > 0.003).all()
+
+
+def test_router_biases_are_float32_in_any_checkpoint_and_change_the_choice(tmp_path: Path) -> None:
+    config = {**odd("glm-4.7-flash", 3), "num_nextn_predict_layers": 1}
+    write_random_checkpoint(tmp_path / "out", config)
+    tensors = stored(tmp_path / "out")
+    biases = {name: tensor for name, tensor in tensors.items() if name.endswith("e_score_correction_bias")}
+    assert len(biases) == 3 and all(tensor.dtype == torch.float32 for tensor in biases.values())
+    assert {tensor.dtype for name, tensor in tensors.items() if name not in biases} == {torch.bfloat16}
+    assert sum(tensor.nbytes for tensor in tensors.values()) < (tmp_path / "out/model.safetensors").stat().st_size
+    model, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32, output_loading_info=True)
+    assert [name for name, found in info.items() if found] == ["unexpected_keys"]
+    assert all(name.startswith("model.layers.3.") for name in info["unexpected_keys"])
+    router = model.model.layers[1].mlp.gate
+    hidden = torch.randn(400, 90, generator=torch.Generator().manual_seed(0))
+    with_bias = router(hidden)[2].sort(-1).values
+    router.e_score_correction_bias.zero_()
+    assert 0.01 < (router(hidden)[2].sort(-1).values != with_bias).any(-1).float().mean() < 0.9
+
+
+def test_vision_checkpoints_fit_their_tokenizer_and_have_a_preprocessor(tmp_path: Path) -> None:
+    config = odd("qwen3-vl-2b", 2, rope_scaling={"mrope_section": [4, 4, 4], "mrope_interleaved": True})
+    write_random_checkpoint(tmp_path / "out", config, dtype=Dtype.FP16)
+    architecture = transformers.Qwen3VLForConditionalGeneration
+    model, info = architecture.from_pretrained(tmp_path / "out", dtype=torch.float32, output_loading_info=True)
+    assert {name: list(found) for name, found in info.items() if found} == {}
+    written = json.loads((tmp_path / "out/config.json").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert written["image_token_id"] == tokenizer.convert_tokens_to_ids("<|image_pad|>") < 2053
+    assert written["text_config"]["dtype"] == "float16" and "torch_dtype" not in written
+    preprocessor = json.loads((tmp_path / "out/preprocessor_config.json").read_text())
+    assert preprocessor["size"] == {"shortest_edge": 65_536, "longest_edge": 16_777_216}
+    ids = torch.tensor(
+        [[5, written["vision_start_token_id"], written["image_token_id"], written["vision_end_token_id"]]]
+    )
+    pixels = torch.randn(4, 4 * 2 * 6 * 6)
+    logits = model(
+        ids,
+        pixel_values=pixels,
+        image_grid_thw=torch.tensor([[1, 2, 2]]),
+        mm_token_type_ids=(ids == written["image_token_id"]).int(),
+    ).logits
+    assert torch.isfinite(logits).all() and 0.01 < logits.std() < 10
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "llama"}, "model_type is 'llama'"),
+        ({"model_type": "gpt2"}, "model_type is 'gpt2'"),
         ({"hidden_size": None}, "hidden_size of the config is None"),
         ({"num_hidden_layers": 0}, "num_hidden_layers of the config is 0"),
         ({"vocab_size": 10.5}, "vocab_size of the config is 10.5"),
@@ -216,7 +266,7 @@ def test_other_sizes_are_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["qwen3-9z", "out"], "unknown shape 'qwen3-9z': use one of qwen3-0.6b, qwen3-4b"),
+        (["qwen3-9z", "out"], "unknown shape 'qwen3-9z': use one of glm-4.7-flash, llama-3.2-1b"),
         (["qwen3-0.6b", "out", "--layers", "-1"], "num_hidden_layers of the config is -1"),
         (["qwen3-0.6b", "file/out", "--layers", "1"], "cannot write file/out"),
     ],

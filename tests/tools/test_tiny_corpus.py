@@ -7,8 +7,6 @@ from tiny_corpus import (
     HELD_OUT_MODULES,
     HELD_OUT_TOPICS,
     PASSAGE,
-    Document,
-    chat_documents,
     held_out_documents,
     shares_passage,
     training_documents,
@@ -47,16 +45,3 @@ def test_every_held_out_document_is_known_by_its_passages() -> None:
     for document in held_out_documents():
         assert shares_passage("an insertion " + document.text, passages), document.name
     assert not shares_passage("nothing of the kind " * 50, passages)
-
-
-def test_conversations_follow_the_template() -> None:
-    public = 'def public(one, two=2):\n    """Say what it does in a sentence.\n\n    More."""\n'
-    private = '\ndef _private():\n    """Nobody asks about what has no public name."""\n'
-    source = public + private
-    chats = chat_documents([Document("package/module.py", source)] * 40, 40, seed=3)
-    turn = r"(<\|im_start\|>(system|user|assistant)\n[^<]+<\|im_end\|>\n)"
-    assert len(chats) == 40 and all(re.fullmatch(f"{turn}+", chat.text) for chat in chats)
-    assert all(chat.text.endswith("<|im_end|>\n") for chat in chats)
-    assert all("\nSay what it does in a sentence.<|im_end|>" in chat.text for chat in chats)
-    assert any("It takes `one`, `two`." in chat.text for chat in chats)
-    assert chats == chat_documents([Document("package/module.py", source)] * 40, 40, seed=3)
