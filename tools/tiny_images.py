@@ -162,7 +162,7 @@ def write_held_out(folder: Path) -> None:
         names = [f"png/{number:03d}{letter}.png" for letter in "ab"[: len(each.images)]]
         for name, image in zip(names, each.images, strict=True):
             image.save(folder / name, optimize=True)
-        lines.append(json.dumps({"messages": each.messages, "images": names, "answer": each.answer}))
+        lines.append(json.dumps({"images": names, "prompt": each.question, "answer": each.answer}))
     (folder / "samples.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
