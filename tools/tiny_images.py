@@ -33,7 +33,7 @@ PLACES = {
     "at the bottom right": (0.75, 0.75),
     "in the middle": (0.5, 0.5),
 }
-SIZES = {"small": (0.1, 0.13), "large": (0.19, 0.23)}  # radius, relative to the shorter side
+SIZES = {"small": (0.13, 0.16), "large": (0.22, 0.25)}  # radius, relative to the shorter side
 NUMBERS = ("One", "Two", "Three", "Four")
 SIDES = (56, 136)  # pixels
 JITTER = 0.03
