@@ -12,7 +12,7 @@ from inference_pio.tiny import tiny_checkpoint
 from inference_pio.verify import Report, VerifyOptions, verify
 
 RECIPES = ("fp32", "fp16", "int8", "int4", "int8-calibrated", "int4-calibrated", "w8a8", "w8a8-static")
-TEXT = {"calibration": "default", "calibration_samples": 32, "calibration_length": 128}
+TEXT = {"calibration": "default", "calibration_samples": 64, "calibration_length": 192}
 SAMPLES = Path(__file__).parents[2] / "inference_pio/verify/images/samples.jsonl"
 POSITIONS = 1024
 TOO_COARSE = {("qwen3_moe", "int4"): ["kl_mean"]}
