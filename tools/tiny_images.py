@@ -33,7 +33,7 @@ PLACES = {
     "at the bottom right": (0.75, 0.75),
     "in the middle": (0.5, 0.5),
 }
-SIZES = {"small": (0.1, 0.13), "large": (0.19, 0.23)}  # radius, relative to the shorter side
+SIZES = {"small": (0.13, 0.16), "large": (0.22, 0.25)}  # radius, relative to the shorter side
 NUMBERS = ("One", "Two", "Three", "Four")
 SIDES = (56, 136)  # pixels
 JITTER = 0.03
@@ -162,7 +162,7 @@ def write_held_out(folder: Path) -> None:
         names = [f"png/{number:03d}{letter}.png" for letter in "ab"[: len(each.images)]]
         for name, image in zip(names, each.images, strict=True):
             image.save(folder / name, optimize=True)
-        lines.append(json.dumps({"messages": each.messages, "images": names, "answer": each.answer}))
+        lines.append(json.dumps({"images": names, "prompt": each.question, "answer": each.answer}))
     (folder / "samples.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

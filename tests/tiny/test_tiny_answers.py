@@ -32,13 +32,13 @@ def model() -> torch.nn.Module:
 
 def test_answers_are_as_good_as_recorded(model: torch.nn.Module, collator: Collator) -> None:
     answers, tokens = answer_accuracy(model, collator, SAMPLES)
-    assert answers == pytest.approx(TRAINING["answer_accuracy"], abs=0.02) and answers >= 0.2
-    assert tokens == pytest.approx(TRAINING["answer_token_accuracy"], abs=0.01) and tokens >= 0.9
+    assert answers == pytest.approx(TRAINING["answer_accuracy"], abs=0.02) and answers >= 0.8
+    assert tokens == pytest.approx(TRAINING["answer_token_accuracy"], abs=0.01) and tokens >= 0.97
 
 
 def test_answers_about_other_images_are_wrong(model: torch.nn.Module, collator: Collator) -> None:
     answers, tokens = answer_accuracy(model, collator, swapped(SAMPLES))
-    assert answers == pytest.approx(TRAINING["swapped_answer_accuracy"], abs=0.02) and answers <= 0.1
+    assert answers == pytest.approx(TRAINING["swapped_answer_accuracy"], abs=0.02) and answers <= 0.15
     assert tokens == pytest.approx(TRAINING["swapped_answer_token_accuracy"], abs=0.01) and tokens <= 0.85
 
 

@@ -23,6 +23,8 @@ from tiny_images import (
     write_held_out,
 )
 
+from inference_pio.verify.examples import read_examples
+
 
 def inked(image: Image.Image) -> np.ndarray:
     """Where the ground is covered, bool [H, W]."""
@@ -89,10 +91,9 @@ def test_the_bundled_samples_are_those_that_the_script_makes(tmp_path: Path) -> 
     assert bundled == (tmp_path / "samples.jsonl").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in bundled.splitlines()]
     assert len(lines) == HELD_OUT_SAMPLES
+    assert len(read_examples(HELD_OUT_FOLDER / "samples.jsonl").examples) == HELD_OUT_SAMPLES
     for line, made in zip(lines, held_out_samples(), strict=True):
-        assert line["answer"] == made.answer and line["messages"] == made.messages
-        parts = line["messages"][0]["content"]
-        assert [part["type"] for part in parts] == ["image"] * len(line["images"]) + ["text"]
+        assert (line["prompt"], line["answer"]) == (made.question, made.answer)
         for name, image in zip(line["images"], made.images, strict=True):
             with Image.open(HELD_OUT_FOLDER / name) as stored:
                 assert stored.mode == "RGB" and stored.tobytes() == image.tobytes()

@@ -85,7 +85,7 @@ FAMILY = Family(
     config=CONFIG,
     architecture=Qwen3VLForConditionalGeneration,
     tokens=TOKENS,
-    plan=Plan(steps=600, warmup=20, cooldown=300, blocks_per_step=2, learning_rate=7e-3),
+    plan=Plan(steps=1050, warmup=20, cooldown=300, blocks_per_step=2, learning_rate=7e-3),
     start=(0, 2, 3),
     preprocessor=PREPROCESSOR,
 )
