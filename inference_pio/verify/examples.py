@@ -10,25 +10,26 @@ from typing import Any
 
 from inference_pio.artifact.printable import printable
 from inference_pio.errors import BadInputError
-from inference_pio.runtime.messages import checked_messages
 
 BUNDLED = Path(__file__).parent / "images" / "samples.jsonl"
 """The default: drawings that no training and no calibration has seen."""
 MAX_BYTES = 32 << 20
-EXAMPLE = (
-    '{"messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}], '
-    '"images": ["cat.png"], "answer": "A cat."}'
-)
-KEYS = {"messages", "images", "answer"}
+EXAMPLE = '{"images": ["cat.png"], "prompt": "What is it?", "answer": "A cat."}'
 
 
 @dataclass(frozen=True)
 class Example:
-    """A conversation with images in it, the files of those in their order, and the answer whose tokens are judged."""
+    """A prompt behind its images, and the answer whose tokens are judged."""
 
-    messages: list[dict[str, Any]]
     images: tuple[Path, ...]
+    prompt: str
     answer: str
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The question as a conversation."""
+        parts: list[dict[str, Any]] = [{"type": "image", "image": str(image)} for image in self.images]
+        return [{"role": "user", "content": [*parts, {"type": "text", "text": self.prompt}]}]
 
 
 @dataclass(frozen=True)
@@ -74,29 +75,15 @@ def _example(line: str, where: str, folder: Path) -> Example:
         values = json.loads(line)
     except (ValueError, RecursionError):
         raise BadInputError(f"{where} is not valid JSON: write lines such as {EXAMPLE}") from None
-    if not isinstance(values, dict) or set(values) != KEYS:
-        raise BadInputError(f"{where} must be an object with messages, images and answer, such as {EXAMPLE}")
-    messages, images, answer = values["messages"], values["images"], values["answer"]
+    if not isinstance(values, dict) or set(values) != {"images", "prompt", "answer"}:
+        raise BadInputError(f"{where} must be an object with images, prompt and answer, such as {EXAMPLE}")
+    images, prompt, answer = values["images"], values["prompt"], values["answer"]
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         raise BadInputError(f"{where}: images must be a list of files")
-    if not isinstance(answer, str) or not answer:
-        raise BadInputError(f"{where}: the answer must be a text and not empty")
+    if not isinstance(prompt, str) or not isinstance(answer, str) or not answer:
+        raise BadInputError(f"{where}: prompt and answer must be texts, and the answer not empty")
     paths = tuple(folder / image for image in images)
     for path in paths:
         if not path.is_file():
             raise BadInputError(f"{where}: image {printable(str(path))} does not exist")
-    checked = checked_messages(messages)
-    parts = [part for message in checked for part in _parts(message) if part.get("type") == "image"]
-    if len(parts) != len(paths):
-        raise BadInputError(
-            f"{where} has {len(parts)} images in its messages and {len(paths)} files: give one for each"
-        )
-    for part, path in zip(parts, paths, strict=True):
-        part["image"] = str(path)
-    return Example(checked, paths, answer)
-
-
-def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
-    """The parts of a message that are objects."""
-    content = message.get("content")
-    return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    return Example(paths, prompt, answer)

@@ -24,9 +24,7 @@ ANSWERS = ["a red circle left of a square", "two shapes, one of them is small", 
 
 
 def line(images: list[str], prompt: str, answer: str) -> dict[str, object]:
-    parts: list[dict[str, str]] = [{"type": "image"} for _ in images]
-    message = {"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}
-    return {"messages": [message], "images": images, "answer": answer}
+    return {"images": images, "prompt": prompt, "answer": answer}
 
 
 @pytest.fixture(scope="module")
@@ -158,24 +156,19 @@ def test_command_line(capsys, vision_artifact, vision_checkpoint, data, tmp_path
     assert main.run([*arguments[:-1], "--force", "--data", str(data)]) == 2
 
 
-USER = '"messages": [{"role": "user", "content": "x"}]'
-ONE = '"messages": [{"role": "user", "content": [{"type": "image"}]}]'
-
-
 @pytest.mark.parametrize(
     ("content", "word"),
     [
         ("", "holds no examples"),
         ("[]", "line 1 of"),
         ("{", "not valid JSON"),
-        ("{" + USER + ', "images": []}', "messages, images and answer"),
-        ("{" + USER + ', "images": "a.png", "answer": "y"}', "list of files"),
-        ("{" + USER + ', "images": [5], "answer": "y"}', "list of files"),
-        ("{" + USER + ', "images": [], "answer": ""}', "not empty"),
-        ("{" + USER + ', "images": ["no.png"], "answer": "y"}', "does not exist"),
-        ("{" + ONE + ', "images": [], "answer": "y"}', "1 images in its messages and 0 files"),
-        ("{" + USER + ', "images": [], "answer": "y", "more": 1}', "messages, images and answer"),
-        ('{"messages": 5, "images": [], "answer": "y"}', "messages must be a list"),
+        ('{"images": [], "prompt": "x"}', "images, prompt and answer"),
+        ('{"images": "a.png", "prompt": "x", "answer": "y"}', "list of files"),
+        ('{"images": [5], "prompt": "x", "answer": "y"}', "list of files"),
+        ('{"images": [], "prompt": 5, "answer": "y"}', "must be texts"),
+        ('{"images": [], "prompt": "x", "answer": ""}', "not empty"),
+        ('{"images": ["no.png"], "prompt": "x", "answer": "y"}', "does not exist"),
+        ('{"images": [], "prompt": "x", "answer": "y", "more": 1}', "images, prompt and answer"),
     ],
 )
 def test_files_that_are_refused(tmp_path, content, word):
