@@ -8,7 +8,6 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from inference_pio.artifact.jsonfile import read_json_object
 from inference_pio.cli.calibration_options import CalibrationBar, calibration_options, renamed
 from inference_pio.cli.common import FILE, FOLDER, SIZE, hub_cache, size_text, visible
 from inference_pio.errors import BadInputError
@@ -71,7 +70,7 @@ class BarProgress:
 @click.option("--max-memory", type=SIZE, help="Stay below this much memory, or refuse.")
 @click.option("--threads", type=int, help="Threads; all cores by default.")
 @click.option("--verify", "verify_it", is_flag=True, help="Measure the artifact before it is put in place.")
-@click.option("--data", type=FILE, help="With --verify, for models that see: questions about images (JSONL).")
+@click.option("--data", type=FILE, help="With --verify, for models that see: your own questions (JSONL).")
 @click.option("--keep-failed", is_flag=True, help="With --verify: keep an artifact that fails, marked as failed.")
 @click.option("--force", is_flag=True, help="Replace an artifact that stands at the output.")
 @click.option(
@@ -94,8 +93,6 @@ def command(checkpoint: str, out: Path, verify_it: bool, data: Path | None, **va
     if verify_it:
         from inference_pio.cli.verify import artifact_verifier
 
-        if data is None and "vision_config" in read_json_object(source / "config.json"):
-            raise BadInputError("a model that sees is verified on answers about images: add --data FILE.jsonl")
         verifier = artifact_verifier(source, out, data)
     elif data is not None:
         raise BadInputError("--data is for --verify: add it, or leave --data out")

@@ -20,7 +20,7 @@ from inference_pio.verify import Report, VerifyOptions, estimate, verify
 @click.argument("artifact", type=FOLDER)
 @click.option("--against", "checkpoint", metavar="CHECKPOINT", help="The original: a folder or a hub id.")
 @click.option("--text", type=FILE, help="UTF-8 text to compare on; the bundled held-out text by default.")
-@click.option("--data", type=FILE, help="Questions about images with answers (JSONL), for models that see.")
+@click.option("--data", type=FILE, help="Models that see: questions about images (JSONL); bundled drawings by default.")
 @click.option("--gate", metavar="NAME|FILE", help="The gate to pass; by the artifact's recipe by default.")
 @click.option("--baseline", type=FILE, help="An earlier JSON report that must not be undercut.")
 @click.option("--reference", type=FILE, help="A saved reference, instead of running the original.")

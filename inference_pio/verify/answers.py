@@ -27,11 +27,7 @@ PASSES = Passes(reference=True, simulation=False, twin=False)
 
 
 def compare_answers(artifact: Artifact, checkpoint: Checkpoint, options: VerifyOptions) -> Comparison:
-    """The artifact and its checkpoint on the examples in `options.data`; raises BadInputError without any."""
-    if options.data is None:
-        raise BadInputError(
-            f"{artifact.path} sees images, so it is compared on answers about some: give --data FILE.jsonl"
-        )
+    """The artifact and its checkpoint on the examples in `options.data`, by default the bundled drawings."""
     found = read_examples(options.data)
     original = Original(checkpoint, artifact.manifest, options)
     vocabulary = artifact.manifest.model.vocab_size

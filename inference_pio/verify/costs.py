@@ -66,7 +66,7 @@ def estimate(artifact: str | Path, checkpoint: str | Path | None, options: Verif
 
 def _answers_estimate(manifest: Manifest, options: VerifyOptions) -> Estimate:
     """For answers about images: the original is held whole, and no answer has more tokens than bytes."""
-    examples = () if options.data is None else read_examples(options.data).examples
+    examples = read_examples(options.data).examples
     positions = sum(len(example.answer.encode()) for example in examples)
     memory = max(_engine_bytes(manifest, _CHUNK), 4 * manifest.parameters + _TORCH)
     return Estimate(memory, 2 * positions * manifest.model.vocab_size * 4, positions)

@@ -11,6 +11,8 @@ from typing import Any
 from inference_pio.artifact.printable import printable
 from inference_pio.errors import BadInputError
 
+BUNDLED = Path(__file__).parent / "images" / "samples.jsonl"
+"""The default: drawings that no training and no calibration has seen."""
 MAX_BYTES = 32 << 20
 EXAMPLE = '{"images": ["cat.png"], "prompt": "What is it?", "answer": "A cat."}'
 
@@ -39,11 +41,13 @@ class Examples:
     examples: tuple[Example, ...]
 
 
-def read_examples(file: Path) -> Examples:
-    """The examples in a JSONL file, an object such as `EXAMPLE` per line, images relative to the file.
+def read_examples(file: Path | None) -> Examples:
+    """The examples in a JSONL file, an object such as `EXAMPLE` per line, images relative to it; None: the bundled.
 
     Raises BadInputError that names the line for anything else, and for images that are not there.
     """
+    name = "bundled drawings" if file is None else file.name
+    file = BUNDLED if file is None else file
     try:
         if file.stat().st_size > MAX_BYTES:
             raise BadInputError(f"{file} is larger than {MAX_BYTES >> 20} MiB: give a part of it")
@@ -63,7 +67,7 @@ def read_examples(file: Path) -> Examples:
     digest = hashlib.sha256(content)
     for path in dict.fromkeys(image for example in examples for image in example.images):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return Examples(file.name, digest.hexdigest(), examples)
+    return Examples(name, digest.hexdigest(), examples)
 
 
 def _example(line: str, where: str, folder: Path) -> Example:

@@ -21,11 +21,11 @@ class VerifyOptions:
     """Options of `verify`; raises BadInputError for sizes below one.
 
     `text` None is the bundled held-out text. `data` is a JSONL file of questions about images with their answers, which
-    models that see are compared on instead (see `verify.examples`). `gate` None goes by the artifact's recipe, else a
-    name or a file; `baseline` is an earlier report that must not be undercut. `reference` reuses a saved reference
-    instead of the checkpoint, `save_reference` writes one. `window` is in tokens; `positions` None is 4,096, for fp32
-    10,240. `threads` None leaves the choice to the libraries. `scratch` is the folder for logits, by default the
-    system's temporary folder. `simulation` False skips the excess gate and halves the time.
+    models that see are compared on instead; None is the bundled drawings (see `verify.examples`). `gate` None goes by
+    the artifact's recipe, else a name or a file; `baseline` is an earlier report that must not be undercut. `reference`
+    reuses a saved reference instead of the checkpoint, `save_reference` writes one. `window` is in tokens; `positions`
+    None is 4,096, for fp32 10,240. `threads` None leaves the choice to the libraries. `scratch` is the folder for
+    logits, by default the system's temporary folder. `simulation` False skips the excess gate and halves the time.
     """
 
     text: Path | None = None
