@@ -190,7 +190,8 @@ def _run(
     for rows in chunks:
         own_NC = np.asarray(x_TC[tokens[rows]])
         inner_NF = _silu(own_NC @ gate.T) * (own_NC @ up.T)
-        added_NC = share_T[rows, None] * (inner_NF @ down.T)
+        with np.errstate(over="ignore", invalid="ignore"):  # judged below
+            added_NC = share_T[rows, None] * (inner_NF @ down.T)
         if not np.isfinite(added_NC).all():
             raise BadInputError(
                 f"'{next(iter(weights))}' and its like give activations that are NaN or infinite: check the checkpoint "
