@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Lock
+from threading import Event
 from types import TracebackType
 from typing import Any
 
@@ -19,7 +18,7 @@ from inference_pio.artifact.jsonfile import read_json_object
 from inference_pio.artifact.manifest import Manifest
 from inference_pio.errors import BadInputError
 from inference_pio.runtime.answer import Answer
-from inference_pio.runtime.backends.ort import OrtBackend, OrtSequence
+from inference_pio.runtime.backends.ort import OrtBackend
 from inference_pio.runtime.config import EngineConfig, VerifyHashes
 from inference_pio.runtime.cpu import check_cpu_class, physical_cores
 from inference_pio.runtime.generation import CHUNK_TOKENS, decode, prefill
@@ -31,6 +30,7 @@ from inference_pio.runtime.prompts import Prepared, PromptReader, checked_images
 from inference_pio.runtime.request import Request
 from inference_pio.runtime.result import Delta, Result, last_result
 from inference_pio.runtime.sampling_params import SamplingParams
+from inference_pio.runtime.sequences import Sequences
 from inference_pio.runtime.tokenizer import Tokenizer
 from inference_pio.runtime.vision.input import VisionInput
 from inference_pio.runtime.vision.prompt import PromptImages
@@ -76,10 +76,8 @@ class Engine:
             if config.prefix_cache_bytes
             else NullPrefixCache()
         )
-        self._turn = Lock()
-        self._idle: list[OrtSequence] = []
         threads = config.threads or physical_cores()
-        self._backend: OrtBackend | None = OrtBackend(artifact.path, self.manifest, threads, self._budget, mapped)
+        self._sequences = Sequences(OrtBackend(artifact.path, self.manifest, threads, self._budget, mapped))
         self.vision: VisionInput | None = None
         """What prepares images, where the model takes any."""
         if self.manifest.vision is not None:
@@ -234,20 +232,16 @@ class Engine:
         """As `logits` of one row of ids, a chunk of at most 128 positions at a time: float32 [chunk, vocabulary]."""
         ids, placed = self._prompts.prompt(token_ids, images)
         ids = checked_ids(ids, self._vocab_size, self.context_length)
-        if self._backend is None:
-            raise BadInputError("the engine is closed: open the artifact again")
+        self._sequences.check_open()
         return self._logit_chunks(np.asarray(ids, np.int64), placed)
 
     def close(self) -> None:
         """Release weights and caches; closing twice is fine, requests afterwards raise BadInputError."""
-        with self._turn:
-            self._idle.clear()
+        self._sequences.close()
+        with self._sequences.turn:
             self.prefix_cache.clear()
-            if self._backend is not None:
-                self._backend.close()
-            self._backend = None
-            if self.vision is not None:
-                self.vision.close()
+        if self.vision is not None:
+            self.vision.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -267,18 +261,17 @@ class Engine:
         return Request(ids, sampling, index, cancel or Event(), images)
 
     def _run(self, request: Request) -> Iterator[Delta]:
-        if self._backend is None:
-            raise BadInputError("the engine is closed: open the artifact again")
+        self._sequences.check_open()
         return self._deltas(request)
 
     def _deltas(self, request: Request) -> Iterator[Delta]:
         answer = Answer(request, self.tokenizer)
-        with self._sequence() as sequence:
+        with self._sequences.use() as sequence:
             answer.start()
-            logits, cached = prefill(sequence, request, self.prefix_cache, self._turn)
+            logits, cached = prefill(sequence, request, self.prefix_cache, self._sequences.turn)
             answer.prompt_done(cached)
             run_before = sequence.run_seconds
-            for step in decode(sequence, logits, request, self._turn) if logits is not None else ():
+            for step in decode(sequence, logits, request, self._sequences.turn) if logits is not None else ():
                 delta = answer.add(step)
                 if delta is None:
                     break
@@ -287,29 +280,12 @@ class Engine:
         yield answer.finish(run_seconds)
 
     def _logit_chunks(self, tokens: np.ndarray, images: PromptImages | None) -> Iterator[np.ndarray]:
-        with self._sequence() as sequence:
+        with self._sequences.use() as sequence:
             if images is not None:
                 sequence.place(*images.positions())
             for start in range(0, len(tokens), CHUNK_TOKENS):
                 chunk = tokens[start : start + CHUNK_TOKENS]
-                with self._turn:
+                with self._sequences.turn:
                     features = None if images is None else images.chunk(start, start + len(chunk))
                     rows = sequence.forward(chunk, len(chunk), features)
                 yield rows if len(chunk) > 1 else rows.copy()
-
-    @contextmanager
-    def _sequence(self) -> Iterator[OrtSequence]:
-        """A sequence to use for a while; one idle set of buffers is kept for the next request."""
-        with self._turn:
-            if self._backend is None:
-                raise BadInputError("the engine is closed: open the artifact again")
-            sequence = self._idle.pop() if self._idle else self._backend.sequence()
-        try:
-            yield sequence
-        finally:
-            sequence.clear()
-            with self._turn:
-                if self._backend is not None and not self._idle:
-                    self._idle.append(sequence)
-                else:
-                    sequence.release()

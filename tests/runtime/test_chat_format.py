@@ -107,9 +107,9 @@ def test_a_switch_is_true_or_false(engine: Engine, thinking: object):
 def test_closing_the_stream_gives_the_buffers_back(engine: Engine):
     deltas = engine.stream_chat(USER, GREEDY)
     next(deltas)
-    assert not engine._idle
+    assert not engine._sequences.idle
     deltas.close()  # type: ignore[attr-defined]
-    assert engine._idle
+    assert engine._sequences.idle
 
 
 @pytest.mark.parametrize(

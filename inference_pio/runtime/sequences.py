@@ -1,0 +1,54 @@
+"""The sequences of an open model: who may step next, and buffers that wait for the next request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+
+from inference_pio.errors import BadInputError
+from inference_pio.runtime.backends.ort import OrtBackend, OrtSequence
+
+
+class Sequences:
+    """Hands out sequences of a backend; threads share it, and take `turn` for every step."""
+
+    def __init__(self, backend: OrtBackend) -> None:
+        self.turn = Lock()
+        self._backend: OrtBackend | None = backend
+        self._idle: list[OrtSequence] = []
+
+    @property
+    def idle(self) -> int:
+        """Sequences that nobody uses and whose buffers are kept."""
+        return len(self._idle)
+
+    def check_open(self) -> None:
+        """Raise BadInputError when it was closed."""
+        if self._backend is None:
+            raise BadInputError("the engine is closed: open the artifact again")
+
+    @contextmanager
+    def use(self) -> Iterator[OrtSequence]:
+        """A sequence to use for a while; one idle set of buffers is kept for the next request."""
+        with self.turn:
+            self.check_open()
+            assert self._backend is not None
+            sequence = self._idle.pop() if self._idle else self._backend.sequence()
+        try:
+            yield sequence
+        finally:
+            sequence.clear()
+            with self.turn:
+                if self._backend is not None and not self._idle:
+                    self._idle.append(sequence)
+                else:
+                    sequence.release()
+
+    def close(self) -> None:
+        """Release the backend; sequences in use end with their request."""
+        with self.turn:
+            self._idle.clear()
+            if self._backend is not None:
+                self._backend.close()
+            self._backend = None
