@@ -39,6 +39,9 @@ SPEC = DecoderSpec(
 Call = Callable[[], None]
 F = ir.DataType.FLOAT
 
+PAUSE = 0.05
+"""Seconds before each call, in which the threads of the session before stop spinning."""
+
 
 def rewritten(b: GraphBuilder, rewrite: Any, chosen: str) -> ir.Model:
     """The graph of `b` after a rewrite, with every weight in one format."""
@@ -148,6 +151,7 @@ def times(calls: dict[str, Call], repeat: int, clock: Callable[[], float], layer
     found: dict[str, list[float]] = {name: [] for name in calls}
     for round_ in range(repeat + 2):
         for name, call in calls.items():
+            time.sleep(PAUSE)
             started = clock()
             call()
             if round_ >= 2:
