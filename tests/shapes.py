@@ -129,6 +129,18 @@ GLM_SHAPES: dict[str, dict[str, Any]] = {
 ALL_SHAPES = SHAPES | MOE_SHAPES | GLM_SHAPES
 
 
+def randomize(model: torch.nn.Module, bias: float) -> None:
+    """Random values for every parameter: biases of that deviation around 0, norms around 1, weights small."""
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if key.endswith("bias"):
+                parameter.normal_(0, bias)
+            elif "norm" in key:
+                parameter.normal_(1, 0.2)
+            else:
+                parameter.normal_(0, 0.1)
+
+
 def write_shape(
     name: str, out: Path, dtype: torch.dtype = torch.float32, shard_size: str = "5GB", **changes: Any
 ) -> Path:
@@ -136,14 +148,8 @@ def write_shape(
     torch.manual_seed(0)
     values = {**SMALL, **ALL_SHAPES[name], **changes}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values))
+    randomize(model, bias=0.5)
     with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            if key.endswith("bias"):
-                parameter.normal_(0, 0.5)
-            elif "norm" in key:
-                parameter.normal_(1, 0.2)
-            else:
-                parameter.normal_(0, 0.1)
         for key, buffer in model.named_buffers():
             if key.endswith("e_score_correction_bias"):
                 buffer.normal_(0, 0.2)

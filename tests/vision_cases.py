@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from shapes import randomize
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from inference_pio.tiny import tiny_checkpoint
@@ -84,14 +85,7 @@ def write_vision_shape(name: str, out: Path, dtype: torch.dtype = torch.float32,
         **top,
     )
     model = Qwen3VLForConditionalGeneration(config)
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            if key.endswith("bias"):
-                parameter.normal_(0, 0.3)
-            elif "norm" in key:
-                parameter.normal_(1, 0.2)
-            else:
-                parameter.normal_(0, 0.1)
+    randomize(model, bias=0.3)
     model.to(dtype).save_pretrained(out, max_shard_size=shard_size)
     _write_tokenizer(out)
     for file, processor, least, most in (

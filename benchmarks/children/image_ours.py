@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
-from process import report, spec, status_bytes
+from process import report_image, spec
 
 from inference_pio.runtime import Engine, EngineConfig, Result, SamplingParams
 from inference_pio.runtime.vision.preprocess import Preprocessor
@@ -35,13 +35,4 @@ with Engine.open(asked["artifact"], config) as engine:
         return features, time.perf_counter() - started, result.usage.prompt_tokens
 
     ask(256)
-    features, first, tokens = ask(asked["side"])
-    report(
-        {
-            "features_s": features,
-            "first_token_s": first,
-            "prompt_tokens": tokens,
-            "steady_rss_bytes": status_bytes("VmRSS"),
-            "peak_rss_bytes": status_bytes("VmHWM"),
-        }
-    )
+    report_image(*ask(asked["side"]))

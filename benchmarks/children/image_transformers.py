@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 import torch
-from process import report, spec, status_bytes
+from process import report_image, spec
 from transformers import Qwen3VLForConditionalGeneration
 
 from inference_pio.runtime.vision.preprocess import Preprocessor
@@ -48,13 +48,4 @@ def inputs(image: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 ask(256)
-features, first, tokens = ask(asked["side"])
-report(
-    {
-        "features_s": features,
-        "first_token_s": first,
-        "prompt_tokens": tokens,
-        "steady_rss_bytes": status_bytes("VmRSS"),
-        "peak_rss_bytes": status_bytes("VmHWM"),
-    }
-)
+report_image(*ask(asked["side"]))

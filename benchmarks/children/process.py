@@ -19,6 +19,12 @@ def report(result: dict[str, Any]) -> None:
     print("\n" + json.dumps(result), flush=True)
 
 
+def report_image(features_s: float, first_token_s: float, prompt_tokens: int) -> None:
+    """`report` for a process that was asked about an image, with its memory."""
+    memory = {"steady_rss_bytes": status_bytes("VmRSS"), "peak_rss_bytes": status_bytes("VmHWM")}
+    report({"features_s": features_s, "first_token_s": first_token_s, "prompt_tokens": prompt_tokens, **memory})
+
+
 def prompts(seed: int, vocab_size: int, tokens: int) -> Any:
     """Two random prompts, int64 [2, tokens]; an id's chance falls with its number, as it does in texts.
 

@@ -1,10 +1,11 @@
-"""Writing a file completely or not at all."""
+"""Writing a file completely or not at all, and emptying a folder."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -32,3 +33,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def clear_folder(folder: Path) -> None:
+    """Remove what a folder holds, and keep the folder; links are removed, not followed. Raises OSError."""
+    for stale in folder.iterdir():
+        if stale.is_dir() and not stale.is_symlink():
+            shutil.rmtree(stale)
+        else:
+            stale.unlink()

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from inference_pio.artifact.files import clear_folder
 from inference_pio.artifact.jsonfile import read_json_object
 from inference_pio.artifact.locking import FolderBusyError, FolderLock
 from inference_pio.artifact.manifest import MANIFEST_NAME, FileHash
@@ -85,7 +86,7 @@ class ArtifactWriter:
         try:
             _recover(self.out)
             refuse_existing(self.out, self._force)  # now that nobody else is at it
-            _clear(self.folder)
+            clear_folder(self.folder)  # of what a killed process left
         except OSError as error:
             self._lock.release()
             raise disk_error(error, f"cannot clear {self.folder}") from None
@@ -186,15 +187,6 @@ def disk_error(error: OSError, what: str = "writing the artifact failed") -> Exc
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return ResourceLimitError(f"{what}: {error.strerror}; free some space or choose another -o")
     return BadInputError(f"{what}: {error.strerror}")
-
-
-def _clear(folder: Path) -> None:
-    """Remove what a killed process left in `folder`."""
-    for stale in folder.iterdir():
-        if stale.is_dir() and not stale.is_symlink():
-            shutil.rmtree(stale)
-        else:
-            stale.unlink()
 
 
 def _exchange(new: Path, old: Path) -> None:

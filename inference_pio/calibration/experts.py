@@ -189,7 +189,7 @@ def _run(
         statistics = [TapStatistics(tap, len(chunks), four) for tap in taps]
     for rows in chunks:
         own_NC = np.asarray(x_TC[tokens[rows]])
-        inner_NF = _silu(own_NC @ gate.T) * (own_NC @ up.T)
+        inner_NF = _inner(own_NC, gate, up)
         with np.errstate(over="ignore", invalid="ignore"):  # judged below
             added_NC = share_T[rows, None] * (inner_NF @ down.T)
         if not np.isfinite(added_NC).all():
@@ -233,15 +233,18 @@ def _rounded_output(
     names = list(kinds)
     gate, up, down = (weights[name] for name in names)
     seen_NC = rounded_input(x_NC, Input(np.ones(x_NC.shape[1], np.float32)), kinds[names[0]])
-    inner_NF = _silu(seen_NC @ gate.T) * (seen_NC @ up.T)
+    inner_NF = _inner(seen_NC, gate, up)
     ones_F = np.ones(inner_NF.shape[1], np.float32)
     found: np.ndarray = rounded_input(inner_NF, Input(ones_F), kinds[names[2]]) @ down.T
     return found
 
 
-def _silu(x: np.ndarray) -> np.ndarray:
+def _inner(x_NC: np.ndarray, gate_FC: np.ndarray, up_FC: np.ndarray) -> np.ndarray:
+    """`silu(gate(x)) * up(x)`, what down reads: float32 [N, F]."""
+    gate_NF = x_NC @ gate_FC.T
     with np.errstate(over="ignore"):
-        found: np.ndarray = x / (1 + np.exp(-x))
+        open_NF = gate_NF / (1 + np.exp(-gate_NF))
+    found: np.ndarray = open_NF * (x_NC @ up_FC.T)
     return found
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from inference_pio.artifact.files import write_atomically
+from inference_pio.artifact.files import clear_folder, write_atomically
 from inference_pio.artifact.jsonfile import json_bytes
 from inference_pio.artifact.locking import FolderBusyError, FolderLock
 from inference_pio.calibration.result import FACTS, LAYERS, layer_file
@@ -119,11 +119,7 @@ class Workspace:
 
     def _begin(self) -> None:
         """Clear the folder and say what it is for."""
-        for stale in self.folder.iterdir():
-            if stale.is_dir() and not stale.is_symlink():
-                shutil.rmtree(stale)
-            else:
-                stale.unlink()
+        clear_folder(self.folder)
         (self.folder / LAYERS).mkdir()
         write_atomically(self.folder / KEY, lambda file: file.write(self._key))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,9 @@ def needs_precise_products(flags: frozenset[str]) -> bool:
     return cpu_class(flags) not in EXACT_CLASSES
 
 
+@cache
 def products_saturate(onnxruntime: Any) -> bool:
-    """Whether u8 x s8 products of the module `onnxruntime` saturate here: one is computed (about a millisecond).
+    """Whether u8 x s8 products of the module `onnxruntime` saturate here: one is computed, once per process.
 
     Unlike flags this asks the kernels themselves, so it holds on every system and under emulation, where the flags
     in /proc are those of the machine outside.

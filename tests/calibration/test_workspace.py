@@ -180,5 +180,5 @@ def test_two_at_once_are_refused(tmp_path):
         Workspace(tmp_path / "out", KEY),
     ):
         pass
-    with Workspace(tmp_path / "out", KEY):
-        pass  # the first one has let go
+    with Workspace(tmp_path / "out", KEY) as work:  # the first one has let go
+        assert work.folder.is_dir()

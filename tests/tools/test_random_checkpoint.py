@@ -16,7 +16,6 @@ import torch
 import transformers
 from odd_configs import odd
 from random_checkpoint import parse_size, write_random_checkpoint
-from random_shapes import published_config
 from random_tensors import CHUNK_VALUES, Dtype, RandomTensors
 from safetensors.torch import load_file
 from tensor_shapes import tensor_shapes
@@ -28,16 +27,7 @@ from inference_pio.errors import BadInputError, ResourceLimitError
 
 def odd_config(**changes: object) -> dict[str, object]:
     """A shape in which no two sizes agree by accident and none is a multiple of a large power of two."""
-    config = published_config("qwen3-0.6b", layers=3)
-    odd = {
-        "head_dim": 24,
-        "hidden_size": 90,
-        "intermediate_size": 101,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 3,
-        "vocab_size": 2053,
-    }
-    return {**config, **odd, **changes}
+    return odd("qwen3-0.6b", 3, **changes)
 
 
 def stored(folder: Path) -> dict[str, torch.Tensor]:

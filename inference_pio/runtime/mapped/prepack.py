@@ -9,6 +9,7 @@ one weight at a time is in memory. A layout that does not fit (another CPU, anot
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def prepack(
     external = {tensor.name for tensor in model.tensors if tensor.external}
     nodes = [node for node in model.nodes if node.op_type in PACKED and external & set(node.inputs)]
     data = folder / weights.name
-    _copy(weights, data)
+    shutil.copyfile(weights, data)
     added: dict[str, list[tuple[str, str]]] = {}
     for count, node in enumerate(nodes):
         if progress is not None:
@@ -101,10 +102,3 @@ def _moved(value: str, source: Any, target: Any) -> str:
             left -= len(chunk)
         words.append(f"{start};{length};{checksum}")
     return "|".join(words)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a file in pieces, without reading it into memory."""
-    with source.open("rb") as reader, target.open("xb") as writer:
-        while chunk := reader.read(COPY_BYTES):
-            writer.write(chunk)

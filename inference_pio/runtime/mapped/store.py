@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from inference_pio.artifact.files import clear_folder
 from inference_pio.artifact.jsonfile import json_bytes
 from inference_pio.artifact.locking import FolderBusyError, FolderLock
 from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
@@ -40,8 +41,14 @@ class MappedStore:
         (folder / DONE).touch()  # for `_drop_old`
         return folder
 
-    def make(self, fingerprint: str, facts: Mapping[str, str], files: tuple[Path, Path], ort: Any,
-             options: SessionOptionsMaker) -> Path:  # fmt: skip
+    def make(
+        self,
+        fingerprint: str,
+        facts: Mapping[str, str],
+        files: tuple[Path, Path],
+        ort: Any,
+        options: SessionOptionsMaker,
+    ) -> Path:
         """Prepack the graph and the weights `files` and return their new folder.
 
         Raises ResourceLimitError when the disk is too small, BadInputError when another process is at it or ONNX
@@ -63,8 +70,7 @@ class MappedStore:
                     f"prepacked weights need up to {needed // 10**6} MB of disk and {self._root} has "
                     f"{free // 10**6} MB: free some space, or set map_weights to off on a machine with more memory"
                 )
-            for stale in partial.iterdir():
-                stale.unlink()
+            clear_folder(partial)
             LOG.info("prepacking the weights of %s once for this machine, in %s", files[0].parent, folder)
             prepack(*files, partial, ort, options, self._report)
             (partial / DONE).write_bytes(json_bytes({"fingerprint": fingerprint, **facts}))
