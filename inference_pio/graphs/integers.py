@@ -55,6 +55,21 @@ class IntegerColumns:
             gathered.arrived()
 
 
+@dataclass(frozen=True)
+class IntegerRows:
+    """int8 codes [N, K] as the main bytes, float32 scales [N] as the side bytes, a chunk of rows at a time."""
+
+    rows: Rows
+
+    def pieces(self) -> Iterator[Callable[[], Piece]]:
+        for start, stop in self.rows.spans():
+            yield partial(self._piece, start, stop)
+
+    def _piece(self, start: int, stop: int) -> Piece:
+        codes, scales = round_rows(self.rows.read(start, stop))
+        return Piece(bytes_of(codes), scales.astype(np.float32, copy=False).tobytes())
+
+
 class _Gathered:
     """Codes that several threads fill in; the last piece waits for all of them."""
 

@@ -57,7 +57,7 @@ def check(match: Match, context: LoweringContext) -> None:
             raise NoMatchError("interleaved rotary pairs")
         if attribute(rotation, "rotary_embedding_dim", 0):
             raise NoMatchError("partial rotary embedding")
-        if not _same_angles(rotation, context):
+        if not same_angles(rotation, context):
             raise NoMatchError("rotary angles other than the model's")
     mask_window(match.attention.inputs[3])
     if context.spec.head_dim % 16:
@@ -111,7 +111,7 @@ def _lengths(graph: ir.Graph) -> list[ir.Value]:
 def _rotary_tables(b: GraphBuilder, context: LoweringContext) -> list[ir.Value]:
     rope, rows = context.spec.rope, context.context_length
     if rope.sections is not None:
-        return [_table_input(b, name, rope.dim // 2) for name in TABLES]
+        return [table_input(b, name, rope.dim // 2) for name in TABLES]
     tables = []
     for name, function in zip(TABLES, (np.cos, np.sin), strict=True):
         if name not in b.graph.initializers:
@@ -121,7 +121,7 @@ def _rotary_tables(b: GraphBuilder, context: LoweringContext) -> list[ir.Value]:
     return tables
 
 
-def _table_input(b: GraphBuilder, name: str, width: int) -> ir.Value:
+def table_input(b: GraphBuilder, name: str, width: int) -> ir.Value:
     found = next((value for value in b.graph.inputs if value.name == name), None)
     return found or b.input(name, ir.DataType.FLOAT, ["table_rows", width])
 
@@ -135,7 +135,7 @@ class _Table:
         return self.table(self.function, start, stop)  # type: ignore[operator]
 
 
-def _same_angles(rotation: ir.Node, context: LoweringContext) -> bool:
+def same_angles(rotation: ir.Node, context: LoweringContext) -> bool:
     """Whether a rotation is by `Cos(positions * frequencies)`, perhaps scaled, with the frequencies of the model."""
     scaled = producer(rotation.inputs[1], "Mul")
     cos = producer(scaled.inputs[0] if scaled else rotation.inputs[1], "Cos")

@@ -51,7 +51,7 @@ def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:
     chosen = context.format_of(tensor_of(rows))
     with b.before(match.matmul), b.scope(str(match.matmul.name)):
         if chosen.quantized:
-            y_BHSN = _by_head(b, match, rows, chosen)
+            y_BHSN = _by_head(b, match, rows, chosen, context)
         else:
             weight = match.weight
             if chosen.bits == 16:
@@ -62,7 +62,9 @@ def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:
     graph.remove(match.matmul, safe=True)
 
 
-def _by_head(b: GraphBuilder, match: Match, rows: Rows, chosen: WeightFormat) -> ir.Value:
+def _by_head(
+    b: GraphBuilder, match: Match, rows: Rows, chosen: WeightFormat, context: LoweringContext
+) -> ir.Value:
     """One `MatMulNBits` per head between a Split and a Concat."""
     heads = rows.count
     inputs = b.ops("Split", [match.matmul.inputs[0]], {"axis": 1, "num_outputs": heads}, heads)
@@ -79,7 +81,7 @@ def _by_head(b: GraphBuilder, match: Match, rows: Rows, chosen: WeightFormat) ->
             "N": own.count,
             "bits": chosen.bits,
             "block_size": block,
-            "accuracy_level": INT8_ACTIVATIONS,
+            "accuracy_level": INT8_ACTIVATIONS if context.kernels.round_blocks else 0,
         }
         outputs.append(b.op("MatMulNBits", [x_B1SK, data, scales], attributes, domain=MICROSOFT))
     return b.op("Concat", outputs, {"axis": 1})

@@ -8,7 +8,6 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from inference_pio.graphs.builder import MICROSOFT, GraphBuilder
-from inference_pio.graphs.calibrated import CodeReader
 from inference_pio.graphs.formats import WeightFormat
 from inference_pio.graphs.integers import calibrated_codes
 from inference_pio.graphs.quantize import QuantizeRows
@@ -35,7 +34,7 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
     chosen = context.format_of(rows.parts[0][0])
     with b.before(match.nodes[0]), b.scope(str(match.nodes[0].name)):
         if chosen.quantized:
-            y_BSN = _blocks(b, match, rows, chosen, calibrated_codes(rows, context.calibrated_linears(rows)))
+            y_BSN = _blocks(b, match, rows, chosen, context)
         else:
             y_BSN = _floats(b, match, rows, chosen)
     replace(match.output, y_BSN)
@@ -44,9 +43,10 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
 
 
 def _blocks(
-    b: GraphBuilder, match: LinearMatch, rows: Rows, chosen: WeightFormat, codes: CodeReader | None
+    b: GraphBuilder, match: LinearMatch, rows: Rows, chosen: WeightFormat, context: LoweringContext
 ) -> ir.Value:
     """`MatMulNBits(x, data [N, blocks, bytes], scales [N, blocks])`."""
+    codes = calibrated_codes(rows, context.calibrated_linears(rows))
     columns = rows.tail[0]
     shared = len(list(match.weight.uses())) > 1
     block = chosen.gather_block(columns) or chosen.block(columns) if shared else chosen.block(columns)
@@ -60,10 +60,12 @@ def _blocks(
         "N": rows.count,
         "bits": chosen.bits,
         "block_size": block,
-        "accuracy_level": INT8_ACTIVATIONS,
+        "accuracy_level": INT8_ACTIVATIONS if context.kernels.round_blocks else 0,
     }
-    inputs = [match.x, data, scales] + ([None, None, match.bias] if match.bias is not None else [])
-    return b.op("MatMulNBits", inputs, attributes, domain=MICROSOFT)
+    inside = match.bias is not None and context.kernels.add_bias
+    inputs = [match.x, data, scales] + ([None, None, match.bias] if inside else [])
+    y_BSN = b.op("MatMulNBits", inputs, attributes, domain=MICROSOFT)
+    return y_BSN if match.bias is None or inside else b.op("Add", [y_BSN, match.bias], name="bias")
 
 
 def _floats(b: GraphBuilder, match: LinearMatch, rows: Rows, chosen: WeightFormat) -> ir.Value:

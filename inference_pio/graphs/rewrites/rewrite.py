@@ -21,6 +21,19 @@ class NoMatchError(Exception):
 
 
 @dataclass(frozen=True)
+class Kernels:
+    """What a target's kernels are like, where rewrites for several targets ask.
+
+    `round_blocks`: the blockwise product rounds activations by itself, `add_bias`: it adds a bias as well.
+    `fused_products`: an integer product takes unsigned activations and scales its result in one operator.
+    """
+
+    round_blocks: bool = True
+    add_bias: bool = True
+    fused_products: bool = True
+
+
+@dataclass(frozen=True)
 class LoweringContext:
     """What rewrites may ask for besides the graph."""
 
@@ -29,6 +42,7 @@ class LoweringContext:
     context_length: int
     calibrated: CalibratedWeights | None = None
     kv_scales: Mapping[int, KvScales] | None = None
+    kernels: Kernels = Kernels()
 
     def calibrated_linears(self, rows: Rows) -> list[CalibratedLinear]:
         """What calibration says about each tensor of a weight; empty where plain rounding applies.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from types import ModuleType
 
 import onnx_ir as ir
 
+from inference_pio.graphs.builder import IR_VERSION
 from inference_pio.graphs.rewrites.rewrite import (
+    Kernels,
     LoweringContext,
     RewriteReport,
     apply_rewrite,
@@ -52,6 +54,7 @@ class Target:
 
     `requires` names the packages and their minimum versions; `steps` lower a decoder and `vision_steps` a vision
     tower; `padding` is the side on which batches are padded; `compact_cache` says that a row's cache has no gaps.
+    `opset` and `ir_version` are those of the lowered file.
     """
 
     name: str
@@ -63,6 +66,8 @@ class Target:
     compact_cache: bool
     shared_cache_buffer: bool
     dialect: str = ""
+    kernels: Kernels = Kernels()
+    ir_version: int = IR_VERSION
 
     @property
     def key(self) -> str:
@@ -71,14 +76,20 @@ class Target:
 
     def lower(self, model: ir.Model, context: LoweringContext) -> list[RewriteReport]:
         """Lower a canonical decoder in place and say how often each rewrite matched."""
-        return _apply(self.steps, model, context)
+        return self._apply(self.steps, model, context)
 
     def lower_vision(self, model: ir.Model, context: LoweringContext) -> list[RewriteReport]:
         """As `lower`, for the canonical graph of a vision tower."""
-        return _apply(self.vision_steps, model, context)
+        return self._apply(self.vision_steps, model, context)
+
+    def _apply(self, steps: tuple[Step, ...], model: ir.Model, context: LoweringContext) -> list[RewriteReport]:
+        context = replace(context, kernels=self.kernels)
+        reports = _rewrite(steps, model, context)
+        model.graph.opset_imports[""], model.ir_version = self.opset, self.ir_version
+        return reports
 
 
-def _apply(steps: tuple[Step, ...], model: ir.Model, context: LoweringContext) -> list[RewriteReport]:
+def _rewrite(steps: tuple[Step, ...], model: ir.Model, context: LoweringContext) -> list[RewriteReport]:
     reports = []
     for step in (step for step in steps if step.applies(context.spec)):
         reports.append(apply_rewrite(step.rewrite, model.graph, context, step.required))

@@ -1,0 +1,67 @@
+"""ONNX Runtime on NVIDIA GPUs.
+
+Dialect `sm61` is for Pascal, where onnxruntime-gpu 1.20.2 is the last with code for it: float32, no operator newer than
+opset 21, no GroupQueryAttention (it has no float32 kernel there), blockwise products of 4 bits, 8 bits as integer
+products.
+"""
+
+from __future__ import annotations
+
+from inference_pio.graphs.rewrites import (
+    cached_attention,
+    embedding_kernels,
+    head_products,
+    integer_edges,
+    integer_kernels,
+    keep_logits,
+    latent_attention,
+    linear_kernels,
+    multi_head_attention,
+    pack_gate_up,
+    pack_latents,
+    pack_qkv,
+    rotary_kernels,
+    scatter_rows,
+    silu_kernels,
+    simple_norm,
+    skip_norm,
+)
+from inference_pio.graphs.rewrites.rewrite import Kernels
+from inference_pio.graphs.targets.target import Attention, Step, Target
+
+SM61 = Target(
+    name="ort-cuda",
+    dialect="sm61",
+    opset=21,
+    ir_version=10,
+    requires=(("onnxruntime", "1.20"),),
+    kernels=Kernels(round_blocks=False, add_bias=False, fused_products=False),
+    steps=(
+        Step(keep_logits, required=True),
+        Step(pack_qkv, attention=Attention.GROUPED),
+        Step(pack_latents, attention=Attention.LATENT),
+        Step(pack_gate_up),
+        Step(cached_attention, required=True, attention=Attention.GROUPED),
+        Step(latent_attention, required=True, attention=Attention.LATENT),
+        Step(scatter_rows, required=True, attention=Attention.LATENT),
+        Step(head_products, required=True, attention=Attention.LATENT),
+        Step(rotary_kernels, required=True),
+        Step(skip_norm, required=True),
+        Step(simple_norm, required=True),
+        Step(silu_kernels),
+        Step(integer_edges),
+        Step(integer_kernels),
+        Step(linear_kernels),
+        Step(embedding_kernels),
+    ),
+    vision_steps=(
+        Step(multi_head_attention, required=True),
+        Step(rotary_kernels, required=True),
+        Step(linear_kernels, required=True),
+    ),
+    padding="right",
+    compact_cache=True,
+    shared_cache_buffer=True,
+)
+
+TARGETS = (SM61,)
