@@ -86,12 +86,16 @@ RECIPES = {
 
 SUPPORTED = {
     "ort-cpu": ("fp32", "fp16", "int8", "int4", "int8-calibrated", "int4-calibrated", "w8a8", "w8a8-static"),
+    "ort-cuda/sm61": ("fp32", "int4", "int4-calibrated", "w8a8", "w8a8-static"),
 }
 """Recipes per `Target.key`; a pair that is not here is refused before any work."""
 
 
-AUTO = {"ort-cpu": "w8a8"}
+AUTO = {"ort-cpu": "w8a8", "ort-cuda/sm61": "w8a8"}
 """What `auto` means per `Target.key`: the fastest recipe that stays the same model."""
+
+INTEGER_EDGES = {"ort-cuda/sm61"}
+"""Targets, by `Target.key`, whose blockwise kernels have no 8 bits: token table and head are int8 by rows instead."""
 
 
 def find_recipe(name_or_file: str, target: str) -> Recipe:
@@ -111,6 +115,8 @@ def find_recipe(name_or_file: str, target: str) -> Recipe:
         )
     if base not in SUPPORTED[target]:
         raise BadInputError(f"recipe {base} does not run on target {target}: use {', '.join(SUPPORTED[target])}")
+    if target in INTEGER_EDGES and recipe.edges == _INT8:
+        recipe = replace(recipe, edges=W8A8)
     return recipe
 
 

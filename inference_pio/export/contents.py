@@ -52,8 +52,8 @@ UNUSUAL = re.compile(r"[^A-Za-z0-9_.-]")
 NOT_IN_FINGERPRINT = re.compile(
     r"(licen[sc]e|notice|copying|use_policy).*|genai_config\.json|config\.json|calibration\.json", re.IGNORECASE
 )
-ROUNDING = {"MatMulNBits", "MatMulIntegerToFloat"}
-"""Operators whose activations are always rounded, by themselves or by the nodes before them."""
+INTEGER_PRODUCTS = {"MatMulInteger", "MatMulIntegerToFloat"}
+"""Operators whose activations are rounded by the nodes before them."""
 PER_LAYER_KEYS = {"layer_types", "mlp_layer_types"}
 """Lists in config.json with one entry per layer."""
 GRAPH_FILES = {"decoder": "model.onnx", "vision": "vision.onnx"}
@@ -90,7 +90,8 @@ def copy_checkpoint_files(source: Checkpoint, plan: ExportPlan, decoder: ir.Mode
     if plan.calibration is not None:
         writer.add("calibration.json", json_bytes(plan.calibration.facts))
     inputs = [str(value.name) for value in decoder.graph.inputs]
-    genai = None if plan.int8_cache else genai_config(plan.spec, plan.context_length, config, generation, inputs)
+    own_form = plan.int8_cache or not plan.target.genai
+    genai = None if own_form else genai_config(plan.spec, plan.context_length, config, generation, inputs)
     if genai is not None:
         writer.add("genai_config.json", json_bytes(genai))
 
@@ -115,7 +116,7 @@ def make_manifest(
     positions, vision = _positions(spec.rope), _vision(spec.vision)
     hashed = {n: f for n, f in files.items() if not NOT_IN_FINGERPRINT.fullmatch(n)}
     operators = [node for model in models.values() for node in model.graph.all_nodes()]
-    rounds = any(node.op_type in ROUNDING or rounds_activations(node) for node in operators)
+    rounds = any(node.op_type in INTEGER_PRODUCTS or rounds_activations(node) for node in operators)
     return Manifest(
         producer=f"inference-pio {__version__}",
         fingerprint=fingerprint(hashed, cache, positions, vision),

@@ -28,7 +28,7 @@ from inference_pio.verify.expert_weights import (
     read_float_experts,
     read_quantized_experts,
 )
-from inference_pio.verify.integer_products import read_product
+from inference_pio.verify.integer_products import ZERO_POINTS, read_product, read_row_product, read_row_table
 from inference_pio.verify.latent_weights import join_heads
 from inference_pio.verify.stored_rows import (
     Blocks,
@@ -133,8 +133,11 @@ class _Use:
 
 
 def _use_of(value: ir.Value) -> _Use | None:
-    """How an initializer is used, found from the node that reads it; None for scales, which belong to their data."""
-    for node, index in value.uses():
+    """How an initializer is used, found from the node that reads it; None for scales, which belong to their data.
+
+    One that a head and a lookup share is the head's, which says more.
+    """
+    for node, index in sorted(value.uses(), key=lambda use: _is_lookup(*use)):
         if node.domain == MICROSOFT and index in SCALES.get(node.op_type, ()):
             return None
         if node.op_type == "Cast":  # float16, widened at load
@@ -143,9 +146,12 @@ def _use_of(value: ir.Value) -> _Use | None:
         kind = (node.domain, node.op_type)
         if kind == (MICROSOFT, "MatMulNBits") and index == 1:
             return _Use(_linear(node, value), is_table=False)
-        if kind == (MICROSOFT, "MatMulIntegerToFloat") and index == 1:
-            product = read_product(node)
+        if node.op_type in ZERO_POINTS:
+            product = read_product(node) if index == 1 else read_row_product(node)
             return _Use(StoredRows(0, product.shape, product.read, product.rounding), is_table=False)
+        if _is_lookup(node, index) and value.dtype == ir.DataType.INT8:
+            table = read_row_table(node)
+            return _Use(StoredRows(0, table.shape, table.read), is_table=True)
         if kind == (MICROSOFT, "GatherBlockQuantized") and index == 0:
             return _Use(_table(node, value), is_table=True)
         if kind == (MICROSOFT, "QMoE") and index in QUANTIZED_WEIGHTS:

@@ -94,7 +94,9 @@ def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:
 
 
 def rounds_activations(node: ir.Node) -> bool:
-    """Whether a node is a QMoE that rounds the activations of its experts."""
+    """Whether a node is a QMoE or a MatMulNBits that rounds activations by itself."""
+    if (node.op_type, node.domain) == ("MatMulNBits", MICROSOFT):
+        return attribute(node, "accuracy_level", 0) == INT8_ACTIVATIONS
     if (node.op_type, node.domain) != ("QMoE", MICROSOFT) or not attribute(node, "block_size", 0):
         return False
     return attribute(node, "expert_weight_bits") == 8 or attribute(node, "accuracy_level", 0) == INT8_ACTIVATIONS

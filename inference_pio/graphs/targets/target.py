@@ -54,7 +54,7 @@ class Target:
 
     `requires` names the packages and their minimum versions; `steps` lower a decoder and `vision_steps` a vision
     tower; `padding` is the side on which batches are padded; `compact_cache` says that a row's cache has no gaps.
-    `opset` and `ir_version` are those of the lowered file.
+    `opset` and `ir_version` are those of the lowered file. `genai`: onnxruntime-genai can run it.
     """
 
     name: str
@@ -68,6 +68,7 @@ class Target:
     dialect: str = ""
     kernels: Kernels = Kernels()
     ir_version: int = IR_VERSION
+    genai: bool = False
 
     @property
     def key(self) -> str:
