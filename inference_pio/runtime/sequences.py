@@ -8,6 +8,7 @@ from threading import Lock
 
 from inference_pio.errors import BadInputError
 from inference_pio.runtime.backends.ort import OrtBackend, OrtSequence
+from inference_pio.runtime.backends.ort_device import DeviceSequence
 
 
 class Sequences:
@@ -16,7 +17,7 @@ class Sequences:
     def __init__(self, backend: OrtBackend) -> None:
         self.turn = Lock()
         self._backend: OrtBackend | None = backend
-        self._idle: list[OrtSequence] = []
+        self._idle: list[OrtSequence | DeviceSequence] = []
 
     @property
     def idle(self) -> int:
@@ -29,7 +30,7 @@ class Sequences:
             raise BadInputError("the engine is closed: open the artifact again")
 
     @contextmanager
-    def use(self) -> Iterator[OrtSequence]:
+    def use(self) -> Iterator[OrtSequence | DeviceSequence]:
         """A sequence to use for a while; one idle set of buffers is kept for the next request."""
         with self.turn:
             self.check_open()

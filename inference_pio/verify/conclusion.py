@@ -117,7 +117,8 @@ def _notes(artifact: Artifact, gate: Gate, comparison: Comparison, options: Veri
             f"A model of {manifest.parameters:,} parameters has a flat output, where rounding flips near ties: its "
             "top-1 agreement is judged away from them (top1_agreement_clear) and reported raw as well."
         )
-    if "com.microsoft::MatMulNBits" in manifest.requires.operators:
+    operators = manifest.requires.operators
+    if "com.microsoft::MatMulNBits" in operators and "ai.onnx::MatMulInteger" not in operators:
         yield (
             "This artifact's weight-only kernels also round activations to int8, per token and block (accuracy level "
             "4); the simulation does the same."
@@ -127,7 +128,7 @@ def _notes(artifact: Artifact, gate: Gate, comparison: Comparison, options: Veri
             "The experts' kernel rounds activations to int8 as well, per token and block, unless no block size divides "
             "its rows; the simulation does the same."
         )
-    if "com.microsoft::MatMulIntegerToFloat" in manifest.requires.operators:
+    if operators.keys() & {"com.microsoft::MatMulIntegerToFloat", "ai.onnx::MatMulInteger"}:
         yield "Inputs of the integer products are rounded to int8 as the graph says; the simulation does the same."
     if manifest.cache.dtype == "int8":
         yield "Keys and values are rounded to int8 before anything attends to them; the simulation does the same."

@@ -26,6 +26,7 @@ class VerifyOptions:
     reuses a saved reference instead of the checkpoint, `save_reference` writes one. `window` is in tokens; `positions`
     None is 4,096, for fp32 10,240. `threads` None leaves the choice to the libraries. `scratch` is the folder for
     logits, by default the system's temporary folder. `simulation` False skips the excess gate and halves the time.
+    `backend` is where the artifact runs: "auto" (what it was made for), "cpu", or "cuda" with a number as in "cuda:1".
     """
 
     text: Path | None = None
@@ -40,6 +41,7 @@ class VerifyOptions:
     scratch: Path | None = None
     simulation: bool = True
     progress: Progress | None = None
+    backend: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("window", "positions", "threads"):

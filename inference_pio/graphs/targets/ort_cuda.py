@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from inference_pio.graphs.rewrites import (
     cached_attention,
+    candidates,
     embedding_kernels,
     head_products,
     integer_edges,
@@ -38,6 +39,7 @@ SM61 = Target(
     kernels=Kernels(round_blocks=False, add_bias=False, fused_products=False),
     steps=(
         Step(keep_logits, required=True),
+        Step(candidates, required=True),
         Step(pack_qkv, attention=Attention.GROUPED),
         Step(pack_latents, attention=Attention.LATENT),
         Step(pack_gate_up),

@@ -8,6 +8,7 @@ from typing import Any
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.artifact.manifest import VisionFacts
 from inference_pio.errors import BadInputError
+from inference_pio.runtime.backends.device_memory import DeviceMemory
 from inference_pio.runtime.config import EngineConfig
 from inference_pio.runtime.memory import MemoryBudget
 from inference_pio.runtime.tokenizer import Tokenizer
@@ -30,8 +31,9 @@ class VisionInput:
         threads: int,
         budget: MemoryBudget,
         config: EngineConfig,
+        memory: DeviceMemory | None = None,
     ) -> None:
-        self.encoder = VisionEncoder(artifact, facts, threads, budget, config.image_cache_bytes)
+        self.encoder = VisionEncoder(artifact, facts, threads, budget, config.image_cache_bytes, memory)
         self._facts, self._tokenizer = facts, tokenizer
         self._preprocessor = Preprocessor(artifact.path, config.max_image_tokens)
         for rules in (self._preprocessor.image_rules, self._preprocessor.video_rules):
