@@ -60,7 +60,7 @@ def check(match: Match, context: LoweringContext) -> None:
         raise NoMatchError("soft-capped scores")
     if attribute(node, "q_num_heads") % attribute(node, "kv_num_heads"):
         raise NoMatchError("query heads are not a multiple of key heads")
-    if context.spec.rope.sections is not None and (match.rotation is None or not same_angles(match.rotation, context)):
+    if context.spec.rope.sections is not None and not _model_angles(match, context):
         raise NoMatchError("rotary angles other than the model's")
     mask_window(node.inputs[3])
 
@@ -91,6 +91,13 @@ def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:
     for old, new in zip(node.outputs, (y, *presents), strict=True):
         replace(old, new)
     graph.remove(node, safe=True)
+
+
+def _model_angles(match: Match, context: LoweringContext) -> bool:
+    """Whether queries turn by the model's angles; those are read from tables once one layer is rewritten."""
+    if match.rotation is None:
+        return False
+    return producer(match.rotation.inputs[1], "Gather") is not None or same_angles(match.rotation, context)
 
 
 def _shared(graph: ir.Graph, match: Match, context: LoweringContext) -> Shared:
