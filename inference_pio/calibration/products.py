@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from inference_pio.calibration.rounding import dequantize_blocks, dequantize_channels, round_blocks, round_channels
 from inference_pio.graphs.formats import Activations, WeightFormat
+from inference_pio.graphs.rounding import dequantize_blocks, dequantize_channels, round_blocks, round_channels
 
 
 @dataclass(frozen=True)
