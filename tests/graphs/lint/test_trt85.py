@@ -146,6 +146,64 @@ CASES = {
 }
 
 
+SCALE_NODE = "c = Cast<to = 1>(ch) xq = QuantizeLinear(x, c, xz) y = DequantizeLinear(xq, c, xz)"
+HALF = "float16 ch = {15360}, int8 xz = {0}"
+REFUSED_TOO = {
+    "no opset": ("opset", relu(opset=6)),
+    "contrib operator": (
+        "operator",
+        graph("y = com.microsoft.Gelu(x)", "float[2] x", "float[2] y", more='"com.microsoft" : 1'),
+    ),
+    "operator in a branch": ("operator", branches("(float[2] u) { u = Swish(x) }")),
+    "double output": ("interface", graph("y = Cast<to = 11>(x)", "float[2] x", "double[2] y")),
+    "computed scale": (
+        "scale",
+        graph(DEQUANTIZED.replace("xs,", "s,") + " y = Neg(xd)", X + ", float s", "float[1,2] y", ONE),
+    ),
+    "half scale": (
+        "scale",
+        graph("xq = QuantizeLinear(x, ch, xz) y = DequantizeLinear(xq, ch, xz)", X, "float[1,2] y", HALF, opset=19),
+    ),
+    "computed zero point": (
+        "zero-point",
+        graph(DEQUANTIZED.replace("xz)", "z)") + " y = Neg(xd)", X + ", int8 z", "float[1,2] y", ONE),
+    ),
+    "fewer zero points": ("zero-point", quantized(scales=SCALES.replace("int8[3] wz = {0,0,0}", "int8 wz = {0}"))),
+    "uint8": (
+        "quantized-type",
+        graph(
+            DEQUANTIZED + " y = Reshape(xd, s)",
+            X,
+            "float[2,1] y",
+            "float xs = {0.5}, uint8 xz = {0}, int64[2] s = {2,1}",
+        ),
+    ),
+    "activation per channel": (
+        "scale-axis",
+        graph(
+            DEQUANTIZED + " y = Reshape(xd, s)",
+            X,
+            "float[2,1] y",
+            "float[2] xs = {1,1}, int8[2] xz = {0,0}, int64[2] s = {2,1}",
+        ),
+    ),
+    "data out of the folder": ("external-data", external(8)),
+    "unquantized activation": ("one-sided", quantized(QDQ.replace("MatMul(xd,", "MatMul(x,"))),
+    "no branch output": ("branches", branches("() { u = Neg(x) }")),
+    "dynamic channels of a Conv": (
+        "channels",
+        graph(
+            DEQUANTIZED + " wd = DequantizeLinear<axis = 0>(w, xs, xz) y = Conv(xd, wd)",
+            "float[1,N,1,1] x",
+            "float[1,2,1,1] y",
+            ONE + ", int8[2,1,1,1] w = {1,2}",
+        ),
+    ),
+}
+"""Further ways in which a rule is broken."""
+REFUSED_TOO["data out of the folder"][1].graph.initializer[0].external_data[0].value = "../model.onnx.data"
+
+
 @pytest.fixture(autouse=True)
 def weights(tmp_path):
     (tmp_path / "model.onnx.data").write_bytes(bytes(8))
@@ -164,3 +222,24 @@ def test_a_rule_lets_the_right_graph_pass(rule, tmp_path):
 @pytest.mark.parametrize("rule", CASES)
 def test_a_rule_refuses_the_wrong_graph(rule, tmp_path):
     assert rule in refused_by(CASES[rule][1], "trt85", tmp_path)
+
+
+@pytest.mark.parametrize("case", REFUSED_TOO)
+def test_a_rule_refuses_its_other_cases(case, tmp_path):
+    rule, model = REFUSED_TOO[case]
+    assert rule in refused_by(model, "trt85", tmp_path)
+
+
+def test_a_scale_that_is_cast_from_a_constant_passes(tmp_path):
+    assert judged(graph(SCALE_NODE, X, "float[1,2] y", HALF), "trt85", tmp_path).accepted
+
+
+def test_where_broadcasts_before_ranks_are_compared(tmp_path):
+    model = graph("y = Where(c, x, z)", "bool[3] c, float[2,3] x", "float[2,3] y", "float z = {0}")
+    assert judged(model, "trt85", tmp_path).accepted
+
+
+def test_a_finding_names_the_node_and_its_operator(tmp_path):
+    finding = judged(CASES["trilu-rank"][1], "trt85", tmp_path).findings[0]
+    assert (finding.node, finding.operator) == ("y", "Trilu")
+    assert "has 4 dimensions" in finding.message
