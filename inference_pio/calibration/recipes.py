@@ -9,7 +9,7 @@ from typing import Any
 
 from inference_pio.artifact.jsonfile import read_json_object
 from inference_pio.errors import BadInputError
-from inference_pio.graphs.formats import BLOCK_SIZES, FP16, FP32, W8A8, W8A8_STATIC, WeightFormat
+from inference_pio.graphs.formats import BF16, BLOCK_SIZES, FP16, FP32, W8A8, W8A8_STATIC, Activations, WeightFormat
 from inference_pio.graphs.spec import DecoderSpec
 
 
@@ -18,7 +18,7 @@ class Recipe:
     """Formats of the layers' weights and of the edges (token table and head), with exceptions by tensor name.
 
     `overrides` are (shell pattern over checkpoint tensor names, format); the first that fits wins. A `calibrated`
-    recipe needs text.
+    recipe needs text. `compute` is the type of activations and cache: float32, float16 or bfloat16.
     """
 
     name: str
@@ -26,6 +26,7 @@ class Recipe:
     edges: WeightFormat
     overrides: tuple[tuple[str, WeightFormat], ...] = ()
     calibrated: bool = False
+    compute: str = "float32"
 
     def format_of(self, tensor: str, spec: DecoderSpec) -> WeightFormat:
         """The format of the checkpoint tensor called `tensor`."""
@@ -34,12 +35,19 @@ class Recipe:
                 return chosen
         if any(fnmatch.fnmatchcase(tensor, pattern) for pattern in spec.float_tensors):
             return FP32
-        return self.edges if tensor in spec.edge_tensors else self.layers
+        chosen = self.edges if tensor in spec.edge_tensors else self.layers
+        if chosen.bits == 4 and any(fnmatch.fnmatchcase(tensor, pattern) for pattern in spec.sensitive_tensors):
+            return replace(chosen, bits=8)
+        return chosen
 
     def formats(self, spec: DecoderSpec) -> dict[str, str]:
         """The formats by kind of tensor, as they are carried out; experts have no integer products."""
         found = {"layers": str(self.layers), "edges": str(self.edges)}
-        return found if spec.moe is None else {**found, "experts": str(self.layers.for_experts())}
+        if spec.moe is not None:
+            found["experts"] = str(self.layers.for_experts())
+        if self.layers.bits == 4 and spec.sensitive_tensors:
+            found["sensitive"] = str(replace(self.layers, bits=8))
+        return found
 
     def rules(self) -> dict[str, Any]:
         """Everything that `format_of` goes by, as JSON: a recipe file of the same name may say something else."""
@@ -69,14 +77,18 @@ class Recipe:
 
 
 _INT8, _INT4 = WeightFormat(8), WeightFormat(4)
+_INT8_EXACT, _INT4_EXACT = (WeightFormat(bits, activations=Activations.EXACT) for bits in (8, 4))
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe("fp32", FP32, FP32),
         Recipe("fp16", FP16, FP16),
+        Recipe("bf16", BF16, BF16),
         Recipe("int8", _INT8, _INT8),
         Recipe("int4", _INT4, _INT8),
+        Recipe("int8-exact", _INT8_EXACT, _INT8_EXACT),
+        Recipe("int4-exact", _INT4_EXACT, _INT8_EXACT),
         Recipe("int8-calibrated", _INT8, _INT8, calibrated=True),
         Recipe("int4-calibrated", _INT4, _INT8, calibrated=True),
         Recipe("w8a8", W8A8, _INT8, calibrated=True),
@@ -85,17 +97,21 @@ RECIPES = {
 }
 
 SUPPORTED = {
-    "ort-cpu": ("fp32", "fp16", "int8", "int4", "int8-calibrated", "int4-calibrated", "w8a8", "w8a8-static"),
+    "ort-cpu": tuple(name for name in RECIPES if name != "bf16"),
     "ort-cuda/sm61": ("fp32", "int4", "int4-calibrated", "w8a8", "w8a8-static"),
+    "ort-cuda/modern": ("fp32", "fp16", "bf16", "int8", "int4", "int8-calibrated", "int4-calibrated"),
 }
 """Recipes per `Target.key`; a pair that is not here is refused before any work."""
 
-
-AUTO = {"ort-cpu": "w8a8", "ort-cuda/sm61": "w8a8"}
+AUTO = {"ort-cpu": "w8a8", "ort-cuda/sm61": "w8a8", "ort-cuda/modern": "int8"}
 """What `auto` means per `Target.key`: the fastest recipe that stays the same model."""
 
-INTEGER_EDGES = {"ort-cuda/sm61"}
-"""Targets, by `Target.key`, whose blockwise kernels have no 8 bits: token table and head are int8 by rows instead."""
+EXACT_BLOCKS = ("ort-cuda/sm61", "ort-cuda/modern")
+"""Targets whose blockwise products leave activations as they are."""
+INTEGER_EDGES = ("ort-cuda/sm61",)
+"""Targets whose blockwise kernels have no 8 bits: token table and head are int8 by rows instead."""
+HALF_COMPUTE = {"ort-cuda/modern": {"fp32": "float32", "bf16": "bfloat16"}}
+"""Targets that compute in float16, and their recipes that do not."""
 
 
 def find_recipe(name_or_file: str, target: str) -> Recipe:
@@ -115,8 +131,18 @@ def find_recipe(name_or_file: str, target: str) -> Recipe:
         )
     if base not in SUPPORTED[target]:
         raise BadInputError(f"recipe {base} does not run on target {target}: use {', '.join(SUPPORTED[target])}")
+    return _fitted(recipe, base, target)
+
+
+def _fitted(recipe: Recipe, base: str, target: str) -> Recipe:
+    """A recipe in the forms that a target has for it."""
     if target in INTEGER_EDGES and recipe.edges == _INT8:
         recipe = replace(recipe, edges=W8A8)
+    if target in EXACT_BLOCKS:
+        overrides = tuple((pattern, chosen.exact()) for pattern, chosen in recipe.overrides)
+        recipe = replace(recipe, layers=recipe.layers.exact(), edges=recipe.edges.exact(), overrides=overrides)
+    if target in HALF_COMPUTE:
+        recipe = replace(recipe, compute=HALF_COMPUTE[target].get(base, "float16"))
     return recipe
 
 

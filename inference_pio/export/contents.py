@@ -38,7 +38,7 @@ from inference_pio.checkpoint.files import read_small
 from inference_pio.export.genai_config import genai_config
 from inference_pio.export.plan import Estimate, ExportPlan
 from inference_pio.graphs.blocks.rope import RopeSpec
-from inference_pio.graphs.rewrites.expert_kernels import rounds_activations
+from inference_pio.graphs.rewrites.linear_kernels import rounds_activations
 from inference_pio.graphs.spec import DecoderSpec, VisionSpec
 from inference_pio.graphs.targets.target import RewriteReport
 from inference_pio.version import __version__
@@ -52,8 +52,8 @@ UNUSUAL = re.compile(r"[^A-Za-z0-9_.-]")
 NOT_IN_FINGERPRINT = re.compile(
     r"(licen[sc]e|notice|copying|use_policy).*|genai_config\.json|config\.json|calibration\.json", re.IGNORECASE
 )
-INTEGER_PRODUCTS = {"MatMulInteger", "MatMulIntegerToFloat"}
-"""Operators whose activations are rounded by the nodes before them."""
+ROUNDING = {"MatMulInteger", "MatMulIntegerToFloat"}
+"""Operators whose activations are always rounded, by the nodes before them."""
 PER_LAYER_KEYS = {"layer_types", "mlp_layer_types"}
 """Lists in config.json with one entry per layer."""
 GRAPH_FILES = {"decoder": "model.onnx", "vision": "vision.onnx"}
@@ -61,6 +61,8 @@ GRAPH_FILES = {"decoder": "model.onnx", "vision": "vision.onnx"}
 DTYPES = {
     ir.DataType.BOOL: "bool",
     ir.DataType.FLOAT: "float32",
+    ir.DataType.FLOAT16: "float16",
+    ir.DataType.BFLOAT16: "bfloat16",
     ir.DataType.INT8: "int8",
     ir.DataType.INT64: "int64",
     ir.DataType.INT32: "int32",
@@ -111,12 +113,12 @@ def make_manifest(
 ) -> Manifest:
     """The manifest of lowered graphs, by role, whose other files are all written."""
     spec, target = plan.spec, plan.target
-    dtype = "int8" if plan.int8_cache else "float32"
+    dtype = "int8" if plan.int8_cache else plan.recipe.compute
     cache = CacheSpec(spec.layers, spec.kv_heads, spec.head_dim, dtype, list(spec.cache_kinds))
     positions, vision = _positions(spec.rope), _vision(spec.vision)
     hashed = {n: f for n, f in files.items() if not NOT_IN_FINGERPRINT.fullmatch(n)}
     operators = [node for model in models.values() for node in model.graph.all_nodes()]
-    rounds = any(node.op_type in INTEGER_PRODUCTS or rounds_activations(node) for node in operators)
+    rounds = any(node.op_type in ROUNDING or rounds_activations(node) for node in operators)
     return Manifest(
         producer=f"inference-pio {__version__}",
         fingerprint=fingerprint(hashed, cache, positions, vision),
@@ -152,7 +154,7 @@ def make_manifest(
             padding=target.padding,
             compact_cache=target.compact_cache,
             shared_cache_buffer=target.shared_cache_buffer,
-            rounds_activations=rounds or plan.int8_cache,
+            rounds_activations=rounds or plan.int8_cache or plan.recipe.compute != "float32",
         ),
         memory=Memory(files[weights_file("decoder")].size, cache.bytes_per_token),
         accuracy=None,

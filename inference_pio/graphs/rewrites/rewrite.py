@@ -24,11 +24,10 @@ class NoMatchError(Exception):
 class Kernels:
     """What a target's kernels are like, where rewrites for several targets ask.
 
-    `round_blocks`: the blockwise product rounds activations by itself, `add_bias`: it adds a bias as well.
+    `add_bias`: the blockwise product adds a bias as well.
     `fused_products`: an integer product takes unsigned activations and scales its result in one operator.
     """
 
-    round_blocks: bool = True
     add_bias: bool = True
     fused_products: bool = True
 
@@ -43,6 +42,7 @@ class LoweringContext:
     calibrated: CalibratedWeights | None = None
     kv_scales: Mapping[int, KvScales] | None = None
     kernels: Kernels = Kernels()
+    compute: ir.DataType = ir.DataType.FLOAT
 
     def calibrated_linears(self, rows: Rows) -> list[CalibratedLinear]:
         """What calibration says about each tensor of a weight; empty where plain rounding applies.

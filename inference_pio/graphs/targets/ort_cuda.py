@@ -3,14 +3,23 @@
 Dialect `sm61` is for Pascal, where onnxruntime-gpu 1.20.2 is the last with code for it: float32, no operator newer than
 opset 21, no GroupQueryAttention (it has no float32 kernel there), blockwise products of 4 bits, 8 bits as integer
 products.
+
+Dialect `modern` is for Turing and newer with the onnxruntime-gpu of today: float16 or bfloat16, GroupQueryAttention
+that also norms the heads, blocks of 4 and 8 bits, fused experts. In float32, which those kernels lack, it takes the
+attention of the other dialect.
 """
 
 from __future__ import annotations
 
+from inference_pio.graphs.builder import OPSET
 from inference_pio.graphs.rewrites import (
     cached_attention,
     candidates,
     embedding_kernels,
+    expert_kernels,
+    fold_head_norms,
+    group_query_attention,
+    half_precision,
     head_products,
     integer_edges,
     integer_kernels,
@@ -36,7 +45,7 @@ SM61 = Target(
     opset=21,
     ir_version=10,
     requires=(("onnxruntime", "1.20"),),
-    kernels=Kernels(round_blocks=False, add_bias=False, fused_products=False),
+    kernels=Kernels(add_bias=False, fused_products=False),
     steps=(
         Step(keep_logits, required=True),
         Step(candidates, required=True),
@@ -66,4 +75,36 @@ SM61 = Target(
     shared_cache_buffer=True,
 )
 
-TARGETS = (SM61,)
+MODERN = Target(
+    name="ort-cuda",
+    dialect="modern",
+    opset=OPSET,
+    requires=(("onnxruntime", "1.31"),),
+    kernels=Kernels(add_bias=False),
+    steps=(
+        Step(keep_logits, required=True),
+        Step(candidates, required=True),
+        Step(pack_qkv, attention=Attention.GROUPED),
+        Step(pack_latents, attention=Attention.LATENT),
+        Step(pack_gate_up),
+        Step(group_query_attention, required=True, attention=Attention.GROUPED, half=True),
+        Step(fold_head_norms, attention=Attention.GROUPED, half=True),
+        Step(cached_attention, required=True, attention=Attention.GROUPED, half=False),
+        Step(latent_attention, required=True, attention=Attention.LATENT),
+        Step(head_products, required=True, attention=Attention.LATENT),
+        Step(rotary_kernels),
+        Step(skip_norm, required=True),
+        Step(simple_norm, required=True),
+        Step(silu_kernels),
+        Step(expert_kernels),
+        Step(linear_kernels, required=True),
+        Step(embedding_kernels),
+        Step(half_precision, required=True, half=True),
+    ),
+    vision_steps=SM61.vision_steps,
+    padding="right",
+    compact_cache=True,
+    shared_cache_buffer=True,
+)
+
+TARGETS = (SM61, MODERN)

@@ -34,15 +34,21 @@ class Attention(Enum):
 
 @dataclass(frozen=True)
 class Step:
-    """One rewrite; a required one must match at least once. One with an `attention` is for such decoders alone."""
+    """One rewrite; a required one must match at least once.
+
+    One with an `attention` is for such decoders alone, one with `half` for graphs that compute in sixteen bits, or in
+    float32.
+    """
 
     rewrite: ModuleType
     required: bool = False
     attention: Attention | None = None
+    half: bool | None = None
 
-    def applies(self, spec: DecoderSpec) -> bool:
+    def applies(self, context: LoweringContext) -> bool:
         """Whether a decoder has what this rewrite is for."""
-        return self.attention in (None, Attention.of(spec))
+        half = context.compute != ir.DataType.FLOAT
+        return self.attention in (None, Attention.of(context.spec)) and self.half in (None, half)
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ class Target:
 
 def _rewrite(steps: tuple[Step, ...], model: ir.Model, context: LoweringContext) -> list[RewriteReport]:
     reports = []
-    for step in (step for step in steps if step.applies(context.spec)):
+    for step in (step for step in steps if step.applies(context)):
         reports.append(apply_rewrite(step.rewrite, model.graph, context, step.required))
         prune(model.graph)
     drop_unused_functions(model)
