@@ -23,6 +23,7 @@ from inference_pio.export.tokenizer_files import check_tokenizer
 from inference_pio.export.weight_writer import data_bytes
 from inference_pio.graphs.architectures import read_decoder
 from inference_pio.graphs.hardware.hardware import Hardware
+from inference_pio.graphs.rewrites import int8_cache
 from inference_pio.graphs.rewrites.rewrite import LoweringContext
 from inference_pio.graphs.spec import DecoderSpec
 from inference_pio.graphs.targets import find_pair
@@ -118,6 +119,12 @@ def check_kv_cache(checkpoint: Checkpoint, options: ExportOptions) -> None:
             f"--kv-cache {options.kv_cache} is not available on {options.target}: use {' or '.join(KV_CACHES)}"
         )
     if options.kv_cache == "int8":
+        target, _ = find_pair(options.target, options.hardware)
+        if not any(step.rewrite is int8_cache for step in target.steps):
+            raise BadInputError(
+                f"--kv-cache int8 is not available on {target.key}: leave it out, and the cache has the type of "
+                "activations"
+            )
         _, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)
         if spec.mla is not None:
             raise BadInputError(

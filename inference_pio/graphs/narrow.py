@@ -51,7 +51,8 @@ def narrowed(value: ir.Value, dtype: ir.DataType) -> ir.Value:
     assert tensor is not None
     shape = tuple(int(size) for size in tensor.shape.numpy())
     if recipe is None:
-        rounded = ir.tensor(tensor.numpy().astype(dtype.numpy()), dtype=dtype, name=value.name)
+        with np.errstate(over="ignore"):  # what hides a score may become minus infinity
+            rounded = ir.tensor(tensor.numpy().astype(dtype.numpy()), dtype=dtype, name=value.name)
         return ir.Value(name=value.name, shape=ir.Shape(shape), type=ir.TensorType(dtype), const_value=rounded)
     source = StoreRows(recipe.job.rows) if isinstance(recipe.job, StoreRows) else recipe.job
     integers = tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16)

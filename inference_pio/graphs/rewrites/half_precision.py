@@ -17,7 +17,14 @@ from inference_pio.graphs.rewrites.rewrite import LoweringContext, attribute
 from inference_pio.graphs.weights import holds_rows, stored_rows
 
 FLOAT = ir.DataType.FLOAT
-HALF_ALONE = {"GroupQueryAttention", "MatMulNBits", "QMoE", "MoE", "SkipSimplifiedLayerNormalization", "PagedAttention"}
+HALF_ALONE = {
+    "GroupQueryAttention",
+    "MatMulNBits",
+    "MoE",
+    "QMoE",
+    "RotaryEmbedding",
+    "SkipSimplifiedLayerNormalization",
+}
 """Operators whose inputs are narrowed where one is not yet."""
 NO_FLOATS = {"Shape", "Range", "Greater", "LessOrEqual", "Less", "Equal", "NonZero", "ArgMax"}
 """Operators whose outputs are never floats."""
@@ -101,7 +108,9 @@ def _visit_cast(graph: ir.Graph, state: State, node: ir.Node, dtype: ir.DataType
 
 
 def _stays_wide(node: ir.Node, state: State, context: LoweringContext) -> bool:
-    """Whether a node reads a float32 value, or a weight that was asked to stay one."""
+    """Whether a node reads a float32 value, or a weight that was asked to stay one; a narrow weight outweighs both."""
+    if any(value is not None and value in state.made and value.is_initializer() for value in node.inputs):
+        return False
     for value in node.inputs:
         if value in state.full:
             return True

@@ -26,10 +26,12 @@ class Kernels:
 
     `add_bias`: the blockwise product adds a bias as well.
     `fused_products`: an integer product takes unsigned activations and scales its result in one operator.
+    `raw_experts`: quantized experts must say that their weights are in no layout of a kernel's own.
     """
 
     add_bias: bool = True
     fused_products: bool = True
+    raw_experts: bool = False
 
 
 @dataclass(frozen=True)

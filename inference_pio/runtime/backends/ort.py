@@ -68,7 +68,9 @@ class OrtBackend:
             raise BadInputError(f"the manifest in {folder} lists no decoder: export the artifact again")
         self.memory = memory
         self.session = open_session(mapped or folder / graph.file, threads, memory)
-        _check_graph(self.session, manifest, folder, candidates=memory is not None)
+        self.paged = memory is not None and _is_paged(self.session)
+        """Whether the cache's tokens come in blocks, [blocks, 256, heads, head_dim]; one head has the same memory."""
+        _check_graph(self.session, manifest, folder, candidates=memory is not None, paged=self.paged)
         shapes = {value.name: value.shape for value in self.session.get_outputs()}
         self.candidates: int = shapes["candidate_ids"][2] if memory is not None else 0
         """How many of the best logits the graph gives."""
@@ -238,10 +240,15 @@ def _cache_buffers(spec: CacheSpec, capacity: int) -> list[np.ndarray]:
     return [buffer for size in sizes for buffer in np.zeros((size, *shape), dtype)]
 
 
-def _check_graph(session: Any, manifest: Manifest, folder: Path, candidates: bool) -> None:
+def _is_paged(session: Any) -> bool:
+    caches = [value.shape for value in session.get_inputs() if value.name.startswith("past_key_values.")]
+    return bool(caches) and len(caches[0]) == 4 and caches[0][1] == GROWTH and caches[0][2] == 1
+
+
+def _check_graph(session: Any, manifest: Manifest, folder: Path, candidates: bool, paged: bool) -> None:
     """Raise BadInputError unless inputs and outputs are those that the manifest's cache and vocabulary imply.
 
-    With `candidates` the outputs of `ort_device` must be there as well.
+    With `candidates` the outputs of `ort_device` must be there as well; a `paged` cache has blocks of tokens.
     """
     cache = manifest.cache
     values = (*session.get_inputs(), *session.get_outputs())
@@ -253,7 +260,8 @@ def _check_graph(session: Any, manifest: Manifest, folder: Path, candidates: boo
         expected |= {name: {1: len(manifest.positions.inverse_frequencies)} for name in ("cos_cache", "sin_cache")}
     for layer in range(min(cache.layers, len(found))):
         for name in (f"past_key_values.{layer}", f"present.{layer}"):
-            expected |= {f"{name}.{kind}": {1: cache.kv_heads, 3: cache.head_dim} for kind in cache.kinds}
+            sizes = {1: GROWTH, 2: cache.kv_heads} if paged else {1: cache.kv_heads}
+            expected |= {f"{name}.{kind}": {**sizes, 3: cache.head_dim} for kind in cache.kinds}
     if candidates:
         expected |= {name: {1: 1} for name in CANDIDATE_OUTPUTS}
     plausible = len(set(cache.kinds)) == len(cache.kinds) and ("latent" not in cache.kinds or cache.kv_heads == 1)

@@ -44,7 +44,7 @@ class DeviceSequence:
         self._item = np.dtype(ITEMS[backend.spec.dtype])
         self._buffers: list[Any] = []
         self._capacity = self._reserved = 0
-        self._exact = "latent" in backend.spec.kinds
+        self._exact = "latent" in backend.spec.kinds and not backend.paged
         self._logits: Any = None
         self._found: dict[str, np.ndarray] = {}
         self._held: dict[str, np.ndarray] = {}
@@ -65,7 +65,10 @@ class DeviceSequence:
         self._buffers, self._capacity = [], capacity
         row, used = capacity * self._row_bytes, self.length * self._row_bytes
         for index in range(len(spec.kinds) * spec.layers):
-            buffer = self._empty((1, spec.kv_heads, capacity, spec.head_dim), spec.dtype)
+            shape = (1, spec.kv_heads, capacity, spec.head_dim)
+            if self._backend.paged:
+                shape = (capacity // GROWTH, GROWTH, spec.kv_heads, spec.head_dim)
+            buffer = self._empty(shape, spec.dtype)
             self._memory.zero(buffer.data_ptr(), spec.kv_heads * row)
             if old:
                 self._memory.copy_rows(buffer.data_ptr(), row, old[index].data_ptr(), old_row, used, spec.kv_heads)
