@@ -27,7 +27,9 @@ from inference_pio.verify import Report, VerifyOptions, estimate, verify
 @click.option("--save-reference", type=FILE, help="Save the original's answers for later runs.")
 @click.option("--window", type=int, default=VerifyOptions.window, show_default=True, help="Tokens per window.")
 @click.option("--positions", type=int, help="Positions to compare; 4,096 by default, 10,240 for fp32.")
-@click.option("--backend", default="auto", show_default=True, help="Where the artifact runs: auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--backend", default="auto", show_default=True, help="Where the artifact runs: auto, cpu, cuda or cuda:N."
+)
 @click.option("--threads", type=int, help="Threads; the libraries' choice by default.")
 @click.option("--scratch", type=FOLDER, help="Folder for intermediate logits.")
 @click.option("--no-simulation", is_flag=True, help="Skip the excess gate: half the time, half the proof.")

@@ -28,7 +28,8 @@ class WeightFormat:
     with a scale per output channel for integer products (`activations` TOKEN or STATIC, called w8a8). Blocks are
     multiplied by activations rounded to int8, or in the slower exact form by float32.
 
-    Sixteen bits are float16, or `brain` bfloat16. `block_size` None takes the largest of 128, 64, 32 and 16 that divides the row length, else 32 with padding.
+    Sixteen bits are float16, or `brain` bfloat16. `block_size` None takes the largest of 128, 64, 32 and 16 that
+    divides the row length, else 32 with padding.
     """
 
     bits: int

@@ -60,7 +60,7 @@ class IntegerRows:
             yield partial(self._piece, start, stop)
 
     def _piece(self, start: int, stop: int) -> Piece:
-        codes, scales = round_rows(self.rows.read(start, stop))
+        codes, scales = round_channels(self.rows.read(start, stop), clip=False)
         return Piece(bytes_of(codes), scales.astype(np.float32, copy=False).tobytes())
 
 

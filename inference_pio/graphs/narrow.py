@@ -36,14 +36,14 @@ class Narrowed:
             rounded = np.frombuffer(data, np.float32).astype(self.dtype.numpy())
         if not np.isfinite(rounded.astype(np.float32)).all():
             raise BadInputError(
-                f"'{self.label}' has values beyond the range of {self.dtype.name.lower()}: export with --precision bf16 "
-                "or fp32"
+                f"'{self.label}' has values beyond the range of {self.dtype.name.lower()}: export with --precision "
+                "bf16 or fp32"
             )
         return bytes_of(rounded.view(np.uint16))
 
 
 def narrowed(value: ir.Value, dtype: ir.DataType) -> ir.Value:
-    """An initializer of the same weights, floats in it rounded to `dtype`; integers with float scales stay integers.
+    """An initializer of the same weights, floats in it rounded to `dtype`; integers stay, their scales are rounded.
 
     Data and scales of one job are still made by one job.
     """

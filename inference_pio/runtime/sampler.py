@@ -127,8 +127,8 @@ class Sampler:
 def token_logprobs(logits: Floats | Candidates, token: int, top: int) -> TokenLogprob:
     """Natural log-probability of `token` and of the `top` most likely tokens (lower id first among equals).
 
-    Of the model's own float32 logits [vocabulary] (or candidates of them, whose `query` the sampler made), before penalties and temperature. Raises
-    InferencePioError when the logits have no finite peak or the token lies outside them.
+    Of the model's own float32 logits [vocabulary], or candidates that answer a sampler's query, before penalties and
+    temperature. Raises InferencePioError when the logits have no finite peak or the token lies outside them.
     """
     if isinstance(logits, Candidates):
         known = candidate_logprobs(logits, token, top) if logits.sound else None

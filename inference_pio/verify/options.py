@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inference_pio.errors import BadInputError
+from inference_pio.runtime.config import EngineConfig
 
 DEFAULT_POSITIONS = 4096
 FP32_POSITIONS = 10_240
@@ -26,7 +27,8 @@ class VerifyOptions:
     reuses a saved reference instead of the checkpoint, `save_reference` writes one. `window` is in tokens; `positions`
     None is 4,096, for fp32 10,240. `threads` None leaves the choice to the libraries. `scratch` is the folder for
     logits, by default the system's temporary folder. `simulation` False skips the excess gate and halves the time.
-    `backend` is where the artifact runs: "auto" (what it was made for), "cpu", or "cuda" with a number as in "cuda:1".
+    `backend` is what runs the artifact: "auto" (what it was made for), a device ("cpu", "cuda", "cuda:1"), or one of
+    `runtime.config.BACKENDS`.
     """
 
     text: Path | None = None
@@ -50,6 +52,18 @@ class VerifyOptions:
                 raise BadInputError(f"{name} is {value}, it must be at least 1")
         if self.reference is not None and self.save_reference is not None:
             raise BadInputError("a saved reference cannot be reused and saved in one run: drop one of the two")
+
+    def engine_config(self) -> EngineConfig:
+        """How the artifact is opened: where `backend` says, without caches, whatever its gate said before."""
+        device = self.backend if self.backend.startswith(("cpu", "cuda")) else "auto"
+        return EngineConfig(
+            backend=self.backend if device == "auto" else "auto",
+            device=device,
+            threads=self.threads,
+            prefix_cache_bytes=0,
+            image_cache_bytes=0,
+            allow_failed=True,
+        )
 
     def positions_for(self, recipe: str) -> int:
         """How many positions to compare for an artifact of that recipe."""

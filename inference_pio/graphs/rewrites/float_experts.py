@@ -23,8 +23,8 @@ def check(match: expert_kernels.Match, context: LoweringContext) -> None:
     chosen = context.format_of(name).for_experts()
     if chosen.bits != 32:
         raise BadInputError(
-            f"'{name}' would be {chosen}, and this target has no operator for experts: export with --precision fp32, or "
-            "for hardware sm75 and newer"
+            f"'{name}' would be {chosen}, and this target has no operator for experts: export with --precision fp32, "
+            "or for hardware sm75 and newer"
         )
 
 

@@ -84,9 +84,7 @@ def _product(b: GraphBuilder, x_BSK: ir.Value, weights: tuple[ir.Value, ...], st
     return b.op("Mul", [y_BSN, largest_BS1])
 
 
-def _signed_product(
-    b: GraphBuilder, x_BSK: ir.Value, weights: tuple[ir.Value, ...], static: float | None
-) -> ir.Value:
+def _signed_product(b: GraphBuilder, x_BSK: ir.Value, weights: tuple[ir.Value, ...], static: float | None) -> ir.Value:
     codes, size = signed_codes(b, x_BSK, static)
     y_BSN = b.op("Cast", [b.op("MatMulInteger", [codes, weights[0]])], {"to": int(ir.DataType.FLOAT)})
     return b.op("Mul", [b.op("Mul", [y_BSN, weights[1]]), size])

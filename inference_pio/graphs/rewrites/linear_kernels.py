@@ -8,7 +8,6 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from inference_pio.graphs.builder import MICROSOFT, GraphBuilder
-from inference_pio.graphs.calibrated import CodeReader
 from inference_pio.graphs.formats import Activations, WeightFormat
 from inference_pio.graphs.integers import calibrated_codes
 from inference_pio.graphs.quantize import QuantizeRows

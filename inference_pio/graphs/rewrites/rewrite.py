@@ -43,7 +43,7 @@ class LoweringContext:
     context_length: int
     calibrated: CalibratedWeights | None = None
     kv_scales: Mapping[int, KvScales] | None = None
-    kernels: Kernels = Kernels()
+    kernels: Kernels = field(default_factory=Kernels)
     compute: ir.DataType = ir.DataType.FLOAT
 
     def calibrated_linears(self, rows: Rows) -> list[CalibratedLinear]:

@@ -19,6 +19,9 @@ from inference_pio.graphs.rewrites.rewrite import (
 )
 from inference_pio.graphs.spec import DecoderSpec
 
+CPU_KERNELS = Kernels()
+"""Those of ONNX Runtime on a CPU."""
+
 
 class Attention(Enum):
     """The kinds of attention that a rewrite may be for."""
@@ -72,7 +75,7 @@ class Target:
     compact_cache: bool
     shared_cache_buffer: bool
     dialect: str = ""
-    kernels: Kernels = Kernels()
+    kernels: Kernels = CPU_KERNELS
     ir_version: int = IR_VERSION
     genai: bool = False
 

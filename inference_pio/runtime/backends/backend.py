@@ -9,7 +9,6 @@ import numpy as np
 from inference_pio.runtime.candidates import Candidates, Query
 from inference_pio.runtime.vision.features import ChunkImages
 
-
 Scores = np.ndarray | Candidates
 """What may follow a token: float32 logits [V], or the best of them."""
 

@@ -19,9 +19,9 @@ CUDA = "cuda"
 CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 OLDEST = (((1, 27), (7, 5)), ((1, 22), (6, 0)), ((1, 16), (5, 2)))
-"""(onnxruntime-gpu from this version on, oldest compute capability that its wheels have code for), newest first."""
+"""(Version of onnxruntime-gpu, oldest compute capability that its wheels have code for), newest first."""
 LAST_FOR_PASCAL = "1.20.2"
-"""The last wheel with code for compute capability 6.1 itself; later ones run its code for 6.0, without int8 products."""
+"""The last wheel with code for compute capability 6.1 itself; later ones run code for 6.0, without int8 products."""
 
 LIBRARIES = ("cudart", "nvrtc", "cublasLt", "cublas", "cufft", "curand", "cudnn")
 """Libraries that the provider needs, in the order in which they need each other."""
@@ -64,8 +64,8 @@ def check_started(session: Any) -> None:
     """Raise BadInputError when a session runs on the CPU though it was to run on a GPU."""
     if CUDA_PROVIDER not in session.get_providers():
         raise BadInputError(
-            "ONNX Runtime's CUDA provider cannot start, most likely because CUDA, cuBLAS or cuDNN libraries are missing "
-            "or of another version: pip install 'inference-pio[cuda]' brings them, and doctor says what is there"
+            "ONNX Runtime's CUDA provider cannot start, most likely because libraries of CUDA, cuBLAS or cuDNN are "
+            "missing or of another version: pip install 'inference-pio[cuda]' brings them"
         )
 
 

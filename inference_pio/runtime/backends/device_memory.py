@@ -96,7 +96,7 @@ def load_cuda_runtime() -> Any:
 
 
 def check_free(memory: DeviceMemory, size: int, what: str) -> None:
-    """Raise ResourceLimitError unless the device has room for `size` bytes; where it cannot tell, nothing is checked."""
+    """Raise ResourceLimitError unless the device has room for `size` bytes; nothing is checked where it cannot tell."""
     free = memory.free_bytes()
     if free is not None and size > free:
         raise ResourceLimitError(
