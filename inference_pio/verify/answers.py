@@ -33,8 +33,8 @@ def compare_answers(artifact: Artifact, checkpoint: Checkpoint, options: VerifyO
     refuse_calibrated_examples(artifact, found.examples)
     original = Original(checkpoint, artifact.manifest, options)
     vocabulary = artifact.manifest.model.vocab_size
-    place = Scratch(options.scratch, vocabulary, PASSES)
-    with Engine.open(artifact.path, options.engine_config()) as engine, place as scratch:
+    files = Scratch(options.scratch, vocabulary, PASSES)
+    with Engine.open(artifact.path, options.engine_config()) as engine, files as scratch:
         tokenizer = engine.tokenizer
         tokens = [tokenizer.encode(example.answer, add_special_tokens=False) for example in found.examples]
         windows = _windows(found, tokens)
