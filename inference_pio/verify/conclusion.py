@@ -118,12 +118,15 @@ def _notes(artifact: Artifact, gate: Gate, comparison: Comparison, options: Veri
             "top-1 agreement is judged away from them (top1_agreement_clear) and reported raw as well."
         )
     operators = manifest.requires.operators
-    if "com.microsoft::MatMulNBits" in operators and "ai.onnx::MatMulInteger" not in operators:
+    blocks = [name for name in manifest.recipe.weights.values() if name.startswith("int") and "exact" not in name]
+    if manifest.cache.dtype in ("float16", "bfloat16"):
+        yield f"This artifact computes in {manifest.cache.dtype}; the simulation has its weights and computes in float32."
+    if blocks and "com.microsoft::MatMulNBits" in operators:
         yield (
             "This artifact's weight-only kernels also round activations to int8, per token and block (accuracy level "
             "4); the simulation does the same."
         )
-    if "com.microsoft::QMoE" in manifest.requires.operators:
+    if blocks and "com.microsoft::QMoE" in operators:
         yield (
             "The experts' kernel rounds activations to int8 as well, per token and block, unless no block size divides "
             "its rows; the simulation does the same."

@@ -46,6 +46,7 @@ INTERLEAVED_KEY = "inference_pio.interleaved"
 MICROSOFT = "com.microsoft"
 SCALES = {"MatMulNBits": {2}, "GatherBlockQuantized": {2}, "QMoE": set(QUANTIZED_WEIGHTS.values())}
 """Inputs that hold scales, by operator."""
+SIXTEEN_BITS = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 INT8_ACTIVATIONS = 4
 """MatMulNBits' `accuracy_level` at which the kernel rounds activations to int8 per row and block."""
 
@@ -69,13 +70,14 @@ class ArtifactWeights:
             self._add(value)
         self._others |= join_heads(self._others)
         self._cache_steps = read_cache_steps(graph)
+        self._narrow = any(value.dtype in SIXTEEN_BITS for value in graph.inputs)
         if not self._others and not self._tables:
             raise BadInputError(f"{model} does not say which tensors its weights are: export the artifact again")
 
     @property
     def rounds_activations(self) -> bool:
-        """True when activations, keys or values are rounded anywhere."""
-        return bool(self.rounding or self._cache_steps)
+        """True when activations, keys or values are rounded anywhere, if only to sixteen bits."""
+        return bool(self.rounding or self._cache_steps or self._narrow)
 
     @property
     def rounding(self) -> dict[str, InputRounding]:

@@ -11,7 +11,7 @@ import pytest
 
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.formats import FP16, FP32, W8A8, WeightFormat
-from inference_pio.graphs.rewrites.expert_kernels import rounds_activations
+from inference_pio.graphs.rewrites.linear_kernels import rounds_activations
 from inference_pio.graphs.spec import Scoring
 from inference_pio.graphs.weights import recipe_of
 
