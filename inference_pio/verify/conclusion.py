@@ -120,7 +120,7 @@ def _notes(artifact: Artifact, gate: Gate, comparison: Comparison, options: Veri
     operators = manifest.requires.operators
     blocks = [name for name in manifest.recipe.weights.values() if name.startswith("int") and "exact" not in name]
     if manifest.cache.dtype in ("float16", "bfloat16"):
-        yield f"This artifact computes in {manifest.cache.dtype}; the simulation has its weights and computes in float32."
+        yield f"This artifact computes in {manifest.cache.dtype}; the simulation does so in float32, with its weights."
     if blocks and "com.microsoft::MatMulNBits" in operators:
         yield (
             "This artifact's weight-only kernels also round activations to int8, per token and block (accuracy level "

@@ -168,7 +168,7 @@ def _weight(graph: ir.Graph, state: State, value: ir.Value, dtype: ir.DataType) 
     """The narrow form of an initializer, which takes its place among the graph's."""
     if value not in state.made:
         made = narrowed(value, dtype)
-        made.name = f"{value.name}.{dtype.name.lower()}"
+        made.name = f"{value.name}.narrow"
         graph.register_initializer(made)
         state.made |= {value: made, made: made}
     return state.made[value]

@@ -91,7 +91,7 @@ class DeviceSequence:
     def forward(self, tokens: np.ndarray, keep: int, images: ChunkImages | None = None) -> np.ndarray:
         """Append `tokens` and copy the logits of the last `keep` positions, float32 [keep, V]."""
         self._run(tokens, keep, Query(), images)
-        logits: np.ndarray = self._logits.numpy()[0]
+        logits: np.ndarray = self._logits.numpy()[0].copy()  # on the CPU it is the buffer itself
         return logits
 
     def advance(self, tokens: np.ndarray, query: Query, images: ChunkImages | None = None) -> Candidates:
