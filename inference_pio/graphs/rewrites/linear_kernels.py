@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from inference_pio.errors import BadInputError
 from inference_pio.graphs.builder import MICROSOFT, GraphBuilder
 from inference_pio.graphs.formats import Activations, WeightFormat
 from inference_pio.graphs.integers import calibrated_codes
@@ -31,8 +32,13 @@ def pattern(node: ir.Node) -> LinearMatch | None:
 
 
 def check(match: LinearMatch, context: LoweringContext) -> None:
-    if context.format_of(stored_rows(match.weight).parts[0][0]).integer_product:
+    name = stored_rows(match.weight).parts[0][0]
+    chosen = context.format_of(name)
+    if chosen.integer_product:
         raise NoMatchError("integer products have a rewrite of their own")
+    if chosen.quantized and chosen.bits not in context.kernels.block_bits:
+        known = " or ".join(f"int{bits}" for bits in context.kernels.block_bits)
+        raise BadInputError(f"'{name}' would be {chosen}, which this target does not multiply: give it fp32 or {known}")
 
 
 def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> None:

@@ -26,11 +26,14 @@ class Kernels:
 
     `add_bias`: the blockwise product adds a bias as well.
     `fused_products`: an integer product takes unsigned activations and scales its result in one operator.
+    `block_bits`: the widths that blockwise products know, `lookup_blocks`: a table in blocks can be looked up.
     `raw_experts`: quantized experts must say that their weights are in no layout of a kernel's own.
     """
 
     add_bias: bool = True
     fused_products: bool = True
+    block_bits: tuple[int, ...] = (4, 8)
+    lookup_blocks: bool = True
     raw_experts: bool = False
 
 

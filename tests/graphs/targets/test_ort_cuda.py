@@ -86,6 +86,19 @@ def test_sm61_latents_and_experts(tmp_path):
                 lower(model, context(spec, formats))
 
 
+@pytest.mark.parametrize(
+    ("name", "formats", "message"),
+    [
+        ("o_proj", WeightFormat(8).exact(), "would be int8-exact, which this target does not multiply: give it fp32"),
+        ("embed_tokens", INT4, "would be int4-exact, which this target cannot look up: give it fp32 or w8a8"),
+    ],
+)
+def test_sm61_refuses_what_it_has_no_kernel_for(name, formats, message):
+    spec = spec_with(tied_embeddings=False)
+    with pytest.raises(BadInputError, match=message):
+        lowered(spec, lambda tensor: formats if name in tensor else FP32)
+
+
 @pytest.mark.parametrize("formats", [WeightFormat(16), INT4, WeightFormat(8).exact()], ids=str)
 def test_modern_norms_heads_inside_the_attention(formats):
     model, matches = lowered(spec_with(), formats, "modern", HALF)
