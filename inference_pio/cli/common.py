@@ -106,9 +106,15 @@ def sampling_params(values: dict[str, Any]) -> Any:
     return SamplingParams(**values)
 
 
+DEVICE_OPTION = click.option(
+    "--device", metavar="cpu|cuda|cuda:N", help="Where to run; where the artifact was made to run by default."
+)
+
+
 def engine_options(function: F) -> F:
     """The fields of EngineConfig as options."""
     options = [
+        DEVICE_OPTION,
         click.option("--threads", type=int, help="Threads; one per physical core by default."),
         click.option("--max-memory", type=SIZE, help="Refuse to use more memory than this."),
         click.option("--max-context", type=int, help="Lower the artifact's context to this many tokens."),
@@ -130,6 +136,7 @@ def engine_options(function: F) -> F:
 
 
 ENGINE_FIELDS = (
+    "device",
     "threads",
     "max_memory",
     "max_context",
