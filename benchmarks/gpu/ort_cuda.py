@@ -1,8 +1,8 @@
 """ort-cuda artifacts on a GPU: the tokens of ort-cpu, and speed beside PyTorch and the bandwidth of the memory.
 
 For each recipe: teacher-forced logits beside the float32 artifact for CPUs on the same tokens (largest difference,
-share of positions with the same best token, and that share where the best two are further apart than `--gap`), then
-prefill and decode. A step reads all weights and the cache once; the bandwidth of a copy over these bytes is the ceiling.
+share of positions with the same best token, and that where the best two are further apart than `--gap`), then prefill
+and decode. A step reads all weights and the cache once; the bandwidth of a copy over these bytes is the ceiling.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ def exported(source: Path, work: Path, precision: str, hardware: str) -> Path:
     """The artifact for a GPU, made once."""
     folder = work / f"{source.name}-cuda-{hardware}-{precision}"
     if not folder.exists():
-        done = pio(
-            "export", source, "-o", folder, "--target", "ort-cuda", "--hardware", hardware, "--precision", precision
-        )
+        chosen = ["--target", "ort-cuda", "--hardware", hardware, "--precision", precision]
+        if precision.startswith("w8a8") or precision.endswith("-calibrated"):
+            chosen += ["--calibration", "default"]
+        done = pio("export", source, "-o", folder, *chosen)
         if done.code != 0:
             raise SystemExit(last_line(done.stderr))
     return folder
