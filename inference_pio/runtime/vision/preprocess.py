@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,19 @@ MAX_FRAMES = 768
 
 @dataclass(frozen=True)
 class Patches:
-    """An image or video as the vision tower takes it.
+    """An image or video as the vision tower takes it; `digest` (SHA-256) stands for its content.
 
-    `values` are float32 [frames, patches of a frame, patch values]; `digest` (SHA-256) stands for its content.
+    `made` are its values, or makes them when they are needed.
     """
 
-    values: np.ndarray
+    made: np.ndarray | Callable[[], np.ndarray]
     grid: Grid
     digest: bytes
+
+    @property
+    def values(self) -> np.ndarray:
+        """Float32 [frames, patches of a frame, patch values]."""
+        return self.made() if callable(self.made) else self.made
 
 
 class Preprocessor:
