@@ -124,6 +124,8 @@ class DecoderSpec:
     """The token table and the head, which recipes may treat more gently than the layers."""
     float_tensors: tuple[str, ...] = ("*.mlp.gate.weight",)
     """Patterns of tensors that no recipe rounds unless it names them: a router's rounding changes which experts run."""
+    sensitive_tensors: tuple[str, ...] = ()
+    """Patterns of tensors that recipes of 4 bits store in 8: few bytes that most of the error would come from."""
     prefix: str = "model"
     vision: VisionSpec | None = None
 
