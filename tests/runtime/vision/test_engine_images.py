@@ -123,7 +123,7 @@ def test_activations_of_the_tower_count_before_an_image_runs(vision_artifact):
             if fits:
                 engine.chat(question(picture(0, 250, 250)), GREEDY)
                 continue
-            with pytest.raises(ResourceLimitError, match=rf"an image of {patches} patches .*needs 3 MB .* at least \d"):
+            with pytest.raises(ResourceLimitError, match=rf"an image of {patches} patches .*needs 7 MB .* at least \d"):
                 engine.chat(question(picture(0, 250, 250)), GREEDY)
             assert engine.vision.encoder.runs == 1
             assert engine.chat(question(picture(0, 64, 64)), GREEDY).token_ids == before.token_ids
