@@ -3,19 +3,21 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from inference_pio.calibration.recipes import RECIPES, SUPPORTED, find_recipe
 from inference_pio.errors import BadInputError
-from inference_pio.graphs.formats import FP16, FP32, WeightFormat
+from inference_pio.graphs.formats import FP16, FP32, Activations, WeightFormat
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from graph_cases import SPEC
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 LAYER = "model.layers.3.mlp.down_proj.weight"
+EXACT = WeightFormat(8, activations=Activations.EXACT)
 
 
 @pytest.fixture
@@ -35,6 +37,8 @@ def recipe_file(tmp_path: Path):
         ("fp16", FP16, FP16),
         ("int8", WeightFormat(8), WeightFormat(8)),
         ("int4", WeightFormat(4), WeightFormat(8)),
+        ("int8-exact", EXACT, EXACT),
+        ("int4-exact", replace(EXACT, bits=4), EXACT),
     ],
 )
 def test_plain_recipes(name, layers, edges):
@@ -42,6 +46,27 @@ def test_plain_recipes(name, layers, edges):
     assert recipe.name == name
     assert recipe.format_of(LAYER, SPEC) == layers
     assert recipe.format_of(EMBEDDING, SPEC) == recipe.format_of(HEAD, SPEC) == edges
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("fp32", FP32), ("int8", WeightFormat(8)), ("int4", WeightFormat(8)), ("int4-exact", EXACT)],
+)
+def test_sensitive_tensors_keep_eight_bits_and_the_manifest_says_so(name, expected):
+    spec = replace(SPEC, sensitive_tensors=("model.layers.3.mlp.*",))
+    recipe = find_recipe(name, "ort-cpu")
+    assert recipe.format_of(LAYER, spec) == expected
+    assert recipe.format_of(LAYER.replace("3", "2"), spec) == recipe.layers
+    narrow = recipe.layers.bits == 4
+    assert recipe.formats(spec).get("sensitive") == (str(expected) if narrow else None)
+    assert "sensitive" not in recipe.formats(SPEC)
+
+
+def test_an_override_wins_over_the_models_exceptions(recipe_file):
+    recipe = find_recipe(recipe_file({"base": "int4", "block_size": 64, "overrides": {"*.mlp.up*": "int4"}}), "ort-cpu")
+    spec = replace(SPEC, sensitive_tensors=("model.layers.3.mlp.*",))
+    assert recipe.format_of(LAYER, spec) == WeightFormat(8, 64)
+    assert recipe.format_of(LAYER.replace("down", "up"), spec) == WeightFormat(4)
 
 
 def test_the_table_of_pairs_names_known_recipes():
