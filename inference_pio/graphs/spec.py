@@ -142,10 +142,6 @@ class DecoderSpec:
         """The experts of a layer, or None where it is dense."""
         return self.moe if self.sparse and self.sparse[layer] else None
 
-    def for_text(self) -> DecoderSpec:
-        """The same decoder for text alone, whose tokens have three positions that are one."""
-        return replace(self, vision=None, rope=replace(self.rope, sections=None))
-
     def truncated(self, layers: int) -> DecoderSpec:
         """The same decoder cut after its first `layers` layers."""
         return replace(self, windows=self.windows[:layers], sparse=self.sparse[:layers])

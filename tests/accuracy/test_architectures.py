@@ -37,7 +37,7 @@ def test_models_with_experts(model_type, recipe, tmp_path):
     assert ("max_logit_difference to simulation" in checks) == (recipe in ("fp16", *EXACT))
 
 
-@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe != "w8a8-static"])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_a_model_that_sees_is_judged_on_its_answers(recipe, tmp_path):
     found = report("qwen3_vl", recipe, tmp_path / "out", data=SAMPLES)
     assert found.passed, found.gate.failures
