@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -69,7 +69,7 @@ class _Gathered:
         return Piece(bytes_of(self.codes_KN))
 
 
-def stacked(readers: list[tuple[int, RowsReader]]) -> CodeReader:
+def stacked(readers: Sequence[tuple[int, RowsReader]]) -> CodeReader:
     """One reader over tensors that lie behind each other along the rows; `readers` are (rows, reader)."""
 
     def read(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
