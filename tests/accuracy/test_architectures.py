@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from inference_pio.artifact.bundle import Artifact
 from inference_pio.calibration.recipes import find_recipe
 from inference_pio.export.options import ExportOptions
 from inference_pio.export.pipeline import export
 from inference_pio.tiny import tiny_checkpoint
 from inference_pio.verify import Report, VerifyOptions, verify
 
-EXACT = ("int8-exact", "int4-exact")
-RECIPES = ("fp32", "fp16", "int8", "int4", *EXACT, "int8-calibrated", "int4-calibrated", "w8a8", "w8a8-static")
+RECIPES = (
+    *("fp32", "fp16", "int8", "int4", "int4-exact"),
+    *("int8-calibrated", "int4-calibrated", "w8a8", "w8a8-static"),
+)
 TEXT = {"calibration": "default", "calibration_samples": 64, "calibration_length": 192}
 SAMPLES = Path(__file__).parents[2] / "inference_pio/verify/images/samples.jsonl"
 POSITIONS = 1024
@@ -34,10 +38,23 @@ def test_models_with_experts(model_type, recipe, tmp_path):
     checks = {check.metric for check in found.gate.checks}
     if recipe != "fp32":
         assert "kl_mean against simulation" in checks
-    assert ("max_logit_difference to simulation" in checks) == (recipe in ("fp16", *EXACT))
+    assert ("max_logit_difference to simulation" in checks) == (recipe in ("fp16", "int4-exact"))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(("base", "experts"), [("fp16", "int8-exact"), ("int4-exact", "int8-exact")])
+def test_experts_that_round_weights_alone(base, experts, tmp_path):
+    """Eight bits whose activations stay exact; nothing else in the artifact rounds any."""
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps({"base": base, "overrides": {"*.mlp.experts.*": experts}}))
+    found = report("qwen3_moe", str(recipe), tmp_path / "out", positions=POSITIONS)
+    manifest = Artifact.open(tmp_path / "out").manifest
+    assert not manifest.contract.rounds_activations
+    assert manifest.recipe.overrides == {"*.mlp.experts.*": experts}
+    assert found.passed, found.gate.failures
+    assert "max_logit_difference to simulation" in {check.metric for check in found.gate.checks}
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe != "int4-exact"])
 def test_a_model_that_sees_is_judged_on_its_answers(recipe, tmp_path):
     found = report("qwen3_vl", recipe, tmp_path / "out", data=SAMPLES)
     assert found.passed, found.gate.failures

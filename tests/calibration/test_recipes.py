@@ -10,14 +10,13 @@ import pytest
 
 from inference_pio.calibration.recipes import RECIPES, SUPPORTED, find_recipe
 from inference_pio.errors import BadInputError
-from inference_pio.graphs.formats import FP16, FP32, Activations, WeightFormat
+from inference_pio.graphs.formats import FP16, FP32, W8A8, Activations, WeightFormat
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from graph_cases import SPEC
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 LAYER = "model.layers.3.mlp.down_proj.weight"
-EXACT = WeightFormat(8, activations=Activations.EXACT)
 
 
 @pytest.fixture
@@ -37,8 +36,7 @@ def recipe_file(tmp_path: Path):
         ("fp16", FP16, FP16),
         ("int8", WeightFormat(8), WeightFormat(8)),
         ("int4", WeightFormat(4), WeightFormat(8)),
-        ("int8-exact", EXACT, EXACT),
-        ("int4-exact", replace(EXACT, bits=4), EXACT),
+        ("int4-exact", WeightFormat(4, activations=Activations.EXACT), FP16),
     ],
 )
 def test_plain_recipes(name, layers, edges):
@@ -50,15 +48,14 @@ def test_plain_recipes(name, layers, edges):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("fp32", FP32), ("int8", WeightFormat(8)), ("int4", WeightFormat(8)), ("int4-exact", EXACT)],
+    [("fp32", FP32), ("fp16", FP16), ("int8", FP16), ("int4", WeightFormat(8)), ("int4-exact", FP16), ("w8a8", W8A8)],
 )
-def test_sensitive_tensors_keep_eight_bits_and_the_manifest_says_so(name, expected):
+def test_sensitive_tensors_are_one_width_up_and_the_manifest_says_so(name, expected):
     spec = replace(SPEC, sensitive_tensors=("model.layers.3.mlp.*",))
     recipe = find_recipe(name, "ort-cpu")
     assert recipe.format_of(LAYER, spec) == expected
     assert recipe.format_of(LAYER.replace("3", "2"), spec) == recipe.layers
-    narrow = recipe.layers.bits == 4
-    assert recipe.formats(spec).get("sensitive") == (str(expected) if narrow else None)
+    assert recipe.formats(spec).get("sensitive") == (None if expected == recipe.layers else str(expected))
     assert "sensitive" not in recipe.formats(SPEC)
 
 

@@ -56,6 +56,21 @@ def test_a_given_block_holds_for_products_and_bounds_lookups():
     assert [chosen.gather_block(columns) for columns in (128, 96, 48, 40)] == [64, 32, 16, None]
 
 
+@pytest.mark.parametrize(
+    ("text", "wider"),
+    [
+        ("int4", "int8"),
+        ("int4-block32", "int8-block32"),
+        ("int8", "fp16"),
+        ("int4-exact", "fp16"),
+        ("int8-exact", "fp16"),
+        *((name, name) for name in ("fp16", "fp32", "w8a8", "w8a8-static")),
+    ],
+)
+def test_one_width_up(text, wider):
+    assert str(WeightFormat.parse(text).wider()) == wider
+
+
 def test_exact_blocks_are_no_integer_products_and_experts_keep_them_in_four_bits_alone():
     eight, four = (WeightFormat(bits, activations=Activations.EXACT) for bits in (8, 4))
     assert not eight.integer_product and not four.integer_product

@@ -30,7 +30,7 @@ DENSE_CASES = ["odd_sizes", "odd_heads", "bias", "untied", "window_one_kv_head",
 CASES = [*DENSE_CASES, *MOE_CASES, "tiny"]
 LENGTH = 100
 SENSITIVE = "model.layers.0.self_attn."
-"""What keeps 8 bits in models with experts."""
+"""What is one width up in models with experts."""
 
 
 def block_of(columns: int) -> int:
@@ -90,9 +90,11 @@ def simulation(path: Path, precision: str, rounded: bool, nudge: float = 0.0) ->
         if isinstance(module, nn.Linear):
             block = block_of(module.in_features)
             weight = head if name == "lm_head" else module.weight.detach()
-            values = rounded_weight(weight, 8 if name == "lm_head" or name.startswith(sensitive) else bits, block)
+            halved = bits == 8 and name.startswith(sensitive)
+            eight = name == "lm_head" or name.startswith(sensitive)
+            values = weight.half().float() if halved else rounded_weight(weight, 8 if eight else bits, block)
             module.weight = nn.Parameter(values, requires_grad=False)
-            if rounded:
+            if rounded and not halved:
                 module.register_forward_pre_hook(lambda _, x, block=block: (round_activations(x[0], block),))
         if name.endswith("mlp.experts"):
             round_experts(module, bits, rounded)
