@@ -1,0 +1,87 @@
+"""Attention of one new token over an int8 cache on the GPU, in the layout and with the steps of the int8 recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from inference_pio.errors import BadInputError
+from inference_pio.runtime.kernels.driver import DeviceArray
+from inference_pio.runtime.kernels.kernels import Kernels
+from inference_pio.runtime.kernels.plans import Launch, attend_plan
+
+
+class Int8Cache:
+    """One layer's keys and values int8 [B, K, capacity, D] with steps float32 [K, D], and attention over them.
+
+    A cached integer times its step is the value; a step of 0 stands for a channel that never held anything, and counts
+    as 1. `heads` query heads share the K key heads in order. Raises BadInputError for shapes without a kernel and
+    ResourceLimitError when the GPU has no room.
+    """
+
+    def __init__(
+        self, kernels: Kernels, rows: int, capacity: int, heads: int, key_steps: np.ndarray, value_steps: np.ndarray
+    ) -> None:
+        if key_steps.ndim != 2 or key_steps.shape != value_steps.shape:
+            raise BadInputError("key and value steps must both be [key heads, head size]: calibrate again")
+        self.rows, self.capacity, self.heads = rows, capacity, heads
+        self.kv_heads, self.head_dim = key_steps.shape
+        self._kernels, driver = kernels, kernels.driver
+        self._plan = attend_plan(driver.limits, rows, heads, self.kv_heads, self.head_dim, capacity)
+        self._arrays: list[DeviceArray] = []
+        try:
+            shape = (rows, self.kv_heads, capacity, self.head_dim)
+            self.keys, self.values = self._array(shape, np.int8), self._array(shape, np.int8)
+            self._key_steps, self._value_steps = self._steps(key_steps), self._steps(value_steps)
+            parts = (rows, heads, self._plan.splits)
+            self._partial = self._array((*parts, self.head_dim), np.float32)
+            self._stats = self._array((*parts, 2), np.float32)
+            self._counts = self._array((rows,), np.int32)
+        except BaseException:
+            self.free()
+            raise
+
+    def store(self, k: DeviceArray, v: DeviceArray, positions: Sequence[int]) -> None:
+        """Round one token's keys (rotated) and values float32 [B, K, D] into the cache at a position for each row."""
+        for what, array in (("keys", k), ("values", v)):
+            array.expect(f"new {what}", (self.rows, self.kv_heads, self.head_dim), np.float32)
+        self._count(positions, 0, self.capacity - 1, "positions")
+        plan = Launch("cache_store", (self.kv_heads, self.rows, 1), self.head_dim)
+        steps, caches = (self._key_steps, self._value_steps), (self.keys, self.values)
+        self._kernels.launch(plan, k, v, *steps, *caches, self._counts, self.capacity)
+
+    def attend(self, q: DeviceArray, lengths: Sequence[int], y: DeviceArray, scale: float) -> None:
+        """y float32 [B, H, D] = softmax(scale * q keys) values over each row's first `lengths` tokens.
+
+        `q` float32 [B, H, D] is rotated; NaN or infinity in a head gives NaN in that head's result.
+        """
+        for what, array in (("queries", q), ("the result", y)):
+            array.expect(what, (self.rows, self.heads, self.head_dim), np.float32)
+        self._count(lengths, 1, self.capacity, "lengths")
+        shape = (self.heads, self.kv_heads, self.capacity)
+        cached = (self.keys, self.values, self._key_steps, self._counts)
+        self._kernels.launch(self._plan.attend, q, *cached, self._partial, self._stats, *shape, float(scale))
+        parts = (self._partial, self._stats, self._value_steps)
+        self._kernels.launch(self._plan.merge, *parts, y, self._plan.splits, self.kv_heads)
+
+    def free(self) -> None:
+        """Give the memory back."""
+        for array in self._arrays:
+            array.free()
+
+    def _count(self, numbers: Sequence[int], least: int, most: int, what: str) -> None:
+        if len(numbers) != self.rows or not all(least <= number <= most for number in numbers):
+            raise BadInputError(f"{what} must be {self.rows} numbers from {least} to {most}, not {list(numbers)}")
+        self._counts.write(np.array(numbers, np.int32))
+
+    def _steps(self, steps: np.ndarray) -> DeviceArray:
+        if not (np.isfinite(steps).all() and (steps >= 0).all()):
+            raise BadInputError("the steps of the cache hold one that is negative or not finite: calibrate again")
+        array = self._array(steps.shape, np.float32)
+        array.write(np.where(steps == 0, 1, steps).astype(np.float32))
+        return array
+
+    def _array(self, shape: tuple[int, ...], dtype: type[np.generic]) -> DeviceArray:
+        self._arrays.append(DeviceArray(self._kernels.driver, shape, dtype))
+        return self._arrays[-1]
