@@ -27,13 +27,14 @@ class Int8Cache:
             raise BadInputError("key and value steps must both be [key heads, head size]: calibrate again")
         self.rows, self.capacity, self.heads = rows, capacity, heads
         self.kv_heads, self.head_dim = key_steps.shape
+        self.key_steps, self.value_steps = _positive(key_steps), _positive(value_steps)
         self._kernels, driver = kernels, kernels.driver
         self._plan = attend_plan(driver.limits, rows, heads, self.kv_heads, self.head_dim, capacity)
         self._arrays: list[DeviceArray] = []
         try:
             shape = (rows, self.kv_heads, capacity, self.head_dim)
             self.keys, self.values = self._array(shape, np.int8), self._array(shape, np.int8)
-            self._key_steps, self._value_steps = self._steps(key_steps), self._steps(value_steps)
+            self._key_steps, self._value_steps = self._copy(self.key_steps), self._copy(self.value_steps)
             parts = (rows, heads, self._plan.splits)
             self._partial = self._array((*parts, self.head_dim), np.float32)
             self._stats = self._array((*parts, 2), np.float32)
@@ -75,13 +76,18 @@ class Int8Cache:
             raise BadInputError(f"{what} must be {self.rows} numbers from {least} to {most}, not {list(numbers)}")
         self._counts.write(np.array(numbers, np.int32))
 
-    def _steps(self, steps: np.ndarray) -> DeviceArray:
-        if not (np.isfinite(steps).all() and (steps >= 0).all()):
-            raise BadInputError("the steps of the cache hold one that is negative or not finite: calibrate again")
-        array = self._array(steps.shape, np.float32)
-        array.write(np.where(steps == 0, 1, steps).astype(np.float32))
+    def _copy(self, values: np.ndarray) -> DeviceArray:
+        array = self._array(values.shape, np.float32)
+        array.write(values)
         return array
 
     def _array(self, shape: tuple[int, ...], dtype: type[np.generic]) -> DeviceArray:
         self._arrays.append(DeviceArray(self._kernels.driver, shape, dtype))
         return self._arrays[-1]
+
+
+def _positive(steps: np.ndarray) -> np.ndarray:
+    """float32 steps, 1 where there is none."""
+    if not (np.isfinite(steps).all() and (steps >= 0).all()):
+        raise BadInputError("the steps of the cache hold one that is negative or not finite: calibrate again")
+    return np.where(steps == 0, 1, steps).astype(np.float32)
