@@ -1,17 +1,15 @@
-"""GPUs to run the CUDA kernels on: an emulated one everywhere, a real one where there is one; and what they compute."""
+"""An emulated GPU for the CUDA kernels, and what they should compute."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from inference_pio.errors import BadInputError
-from inference_pio.runtime.kernels import Driver, sources
+from inference_pio.runtime.kernels import sources
 
 EMULATOR = Path(__file__).parent / "runtime" / "kernels" / "emulator.cpp"
 
@@ -27,26 +25,13 @@ def build_emulator(folder: Path) -> Path:
     return library
 
 
-def open_driver(kind: str, folder: Path) -> Iterator[Driver]:
-    """An `emulated` GPU or the real one (`gpu`), closed afterwards."""
-    if kind == "emulated":
-        driver = Driver(library=str(build_emulator(folder)))
-    else:
-        try:
-            driver = Driver()
-        except BadInputError as error:
-            pytest.skip(str(error))
-    yield driver
-    driver.close()
-
-
 def random_codes(rng: np.random.Generator, *shape: int) -> np.ndarray:
     """int8 over its whole range."""
     return rng.integers(-128, 128, shape).astype(np.int8)
 
 
 def rounded_queries(q_BHD: np.ndarray, key_steps_KD: np.ndarray, scale: float) -> np.ndarray:
-    """float64 queries as the kernel rounds them: times the steps and the scale, 16 bits per head, float32 until then."""
+    """float64 queries as the kernel rounds them: float32 times steps and scale, then 16 bits for each head."""
     log2_e = np.float32(1.4426950408889634)
     steps_HD = np.repeat(key_steps_KD, q_BHD.shape[1] // len(key_steps_KD), axis=0)
     scaled = q_BHD * steps_HD * (np.float32(scale) * log2_e)

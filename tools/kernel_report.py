@@ -1,13 +1,12 @@
 """What the CUDA kernels need of a GPU: registers, shared memory, spills and DP4A, read from the compiler's output.
 
-    python tools/kernel_report.py [sm_61 ...]        # the table of docs/kernels.md
+python tools/kernel_report.py        # the table of docs/kernels.md
 """
 
 from __future__ import annotations
 
 import re
 import struct
-import sys
 from dataclasses import dataclass
 
 from inference_pio.runtime.kernels.nvrtc import Compiled, Nvrtc
@@ -20,6 +19,8 @@ KERNEL = re.compile(
     r"Used (?P<registers>\d+) registers(?P<more>[^\n]*)",
     re.DOTALL,
 )
+THREADS, REGISTERS, SHARED, BLOCKS = 2048, 65536, 96 << 10, 32
+"""What a multiprocessor of compute capability 6.1 has (CUDA C++ Programming Guide 12, table of technical facts)."""
 PASCAL_DP4A = 0xA7F
 """Upper 13 bits of IDP.4A, what DP4A is in the machine code of sm_61: found with one, two and many DP4A in a kernel."""
 
@@ -29,13 +30,22 @@ class Resources:
     """Of one kernel; bytes of `shared` memory for a block, of `spills` (and the stack) for a thread.
 
     `dp4a` counts instructions of the machine code where that can be told, which is on sm_61, else those of the PTX.
+    `threads` is the largest block that it was compiled for.
     """
 
     name: str
+    threads: int
     registers: int
     shared: int
     spills: int
     dp4a: int
+
+    @property
+    def warps(self) -> int:
+        """Warps that a multiprocessor of compute capability 6.1 runs at once; registers come in eights."""
+        by_registers = REGISTERS // (-(-self.registers // 8) * 8 * self.threads)
+        by_shared = SHARED // self.shared if self.shared else BLOCKS
+        return min(THREADS // self.threads, by_registers, by_shared, BLOCKS) * self.threads // 32
 
 
 def resources(compiled: Compiled, target: str) -> list[Resources]:
@@ -46,7 +56,9 @@ def resources(compiled: Compiled, target: str) -> list[Resources]:
         spills = sum(int(match[key]) for key in ("stack", "stores", "loads"))
         count = machine_dp4a if target == "sm_61" else ptx_dp4a
         name, registers = match["name"], int(match["registers"])
-        found.append(Resources(name, registers, int(shared[1]) if shared else 0, spills, count(compiled, name)))
+        (threads,) = re.findall(rf"\.entry {name}\([^)]*\)\s*\.maxntid (\d+)", compiled.ptx)
+        sizes = (int(threads), registers, int(shared[1]) if shared else 0, spills)
+        found.append(Resources(name, *sizes, count(compiled, name)))
     if {kernel.name for kernel in found} != set(re.findall(r"\.entry (\w+)", compiled.ptx)):
         raise ValueError(f"the compiler's report is not understood:\n{compiled.log}")
     return sorted(found, key=lambda kernel: kernel.name)
@@ -80,17 +92,23 @@ def section(elf: bytes, name: str) -> bytes:
     raise KeyError(name)
 
 
-def table(target: str) -> str:
-    """The kernels as a table in Markdown."""
+def report(target: str) -> list[Resources]:
+    """Every kernel, compiled now."""
     nvrtc = Nvrtc()
-    rows = ["| kernel | registers | shared bytes | spilled bytes | DP4A |", "|---|---|---|---|---|"]
-    for program in names():
-        for kernel in resources(compile_program(nvrtc, program, target), target):
-            numbers = (kernel.registers, kernel.shared, kernel.spills, kernel.dp4a)
-            rows.append(f"| `{kernel.name}` | " + " | ".join(map(str, numbers)) + " |")
+    return [k for program in names() for k in resources(compile_program(nvrtc, program, target), target)]
+
+
+def table(kernels: list[Resources]) -> str:
+    """Kernels for sm_61 as a table in Markdown."""
+    rows = [
+        "| kernel | threads | registers | shared bytes | spilled bytes | DP4A | warps at once |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kernel in kernels:
+        sizes = (kernel.threads, kernel.registers, kernel.shared, kernel.spills, kernel.dp4a, kernel.warps)
+        rows.append(f"| `{kernel.name}` | " + " | ".join(map(str, sizes)) + " |")
     return "\n".join(rows)
 
 
 if __name__ == "__main__":
-    for chosen in sys.argv[1:] or ["sm_61"]:
-        print(f"{chosen}, NVRTC {Nvrtc().version}\n\n{table(chosen)}\n")
+    print(table(report("sm_61")))

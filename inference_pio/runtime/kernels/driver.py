@@ -12,9 +12,9 @@ from inference_pio.errors import BadInputError, InferencePioError, ResourceLimit
 
 LIBRARY = "libcuda.so.1"
 OUT_OF_MEMORY = 2
+ALIGNMENT = 16
 ATTRIBUTES = {
     "threads_per_block": 1,
-    "shared_bytes": 8,
     "memory_clock_khz": 36,
     "memory_bits": 37,
     "multiprocessors": 16,
@@ -26,15 +26,13 @@ ATTRIBUTES = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What a launch has to respect: `capability` is 61 for 6.1, `shared_bytes` those of a block."""
+    """What a GPU offers: `capability` is 61 for 6.1, `bandwidth` bytes per second of its memory, by clock and width."""
 
     name: str
     capability: int
     multiprocessors: int
-    threads_per_block: int = 1024
-    shared_bytes: int = 48 << 10
-    bandwidth: int = 0
-    """Bytes per second of the memory, from its clock and width; 0 where the driver does not tell."""
+    threads_per_block: int
+    bandwidth: int
 
 
 class Driver:
@@ -48,6 +46,7 @@ class Driver:
             self._library = ctypes.CDLL(library)
         except OSError as error:
             raise BadInputError(f"no NVIDIA driver can be loaded ({error}): install one, or use the CPU") from None
+        self.library = library
         self._device, self._context, count = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_int()
         self.call("cuInit", 0)
         self.call("cuDeviceGetCount", ctypes.byref(count))
@@ -120,19 +119,33 @@ class Driver:
 
 
 class DeviceArray:
-    """An array of a shape and dtype in a GPU's memory, in C order, aligned to 256 bytes; free it, or use `with`."""
+    """An array of a shape and dtype in a GPU's memory, in C order; free it, or use `with`."""
 
     def __init__(self, driver: Driver, shape: Sequence[int], dtype: type[np.generic]) -> None:
+        self._describe(driver, shape, dtype)
+        self.address = driver.allocate(max(self.size, 1))
+        self._owned = True
+
+    def _describe(self, driver: Driver, shape: Sequence[int], dtype: type[np.generic]) -> None:
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
         self.size = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
-        self._driver = driver
-        self.address = driver.allocate(max(self.size, 1))
+        self._driver, self._owned = driver, False
 
     @classmethod
     def of(cls, driver: Driver, values: np.ndarray) -> DeviceArray:
         """A copy of host values."""
         array = cls(driver, values.shape, values.dtype.type)
         array.write(values)
+        return array
+
+    @classmethod
+    def at(cls, driver: Driver, address: int, shape: Sequence[int], dtype: type[np.generic]) -> DeviceArray:
+        """Memory of the same GPU that somebody else owns; the kernels want it aligned to 16 bytes."""
+        if address % ALIGNMENT:
+            raise BadInputError(f"the array at address {address:#x} is not aligned to {ALIGNMENT} bytes: copy it")
+        array = cls.__new__(cls)
+        array._describe(driver, shape, dtype)
+        array.address = address
         return array
 
     def write(self, values: np.ndarray) -> None:
@@ -160,11 +173,11 @@ class DeviceArray:
             raise BadInputError(f"{what} must be {np.dtype(dtype)} {list(shape)}, not {self.dtype} {list(self.shape)}")
 
     def free(self) -> None:
-        """Give the memory back; a second time does nothing."""
-        if self.address:
+        """Give the memory back; does nothing a second time, nor for memory that somebody else owns."""
+        if self._owned:
             self._driver.enter()
+            self._owned = False
             self._driver.call("cuMemFree_v2", ctypes.c_uint64(self.address))
-            self.address = 0
 
     def __enter__(self) -> DeviceArray:
         return self

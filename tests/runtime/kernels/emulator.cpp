@@ -173,7 +173,7 @@ int cuDeviceGetCount(int* count) { return *count = 1, SUCCESS; }
 int cuDeviceGet(int* device, int index) { return *device = index, SUCCESS; }
 int cuDeviceGetName(char* name, int size, int) { return strncpy(name, "emulated GTX 1060", size), SUCCESS; }
 int cuDeviceGetAttribute(int* value, int attribute, int) {
-    static const std::map<int, int> values = {{1, 1024}, {8, 49152}, {16, 10}, {36, 4004000}, {37, 192}, {75, 6}, {76, 1}};
+    static const std::map<int, int> values = {{1, 1024}, {16, 10}, {36, 4004000}, {37, 192}, {75, 6}, {76, 1}};
     return *value = values.at(attribute), SUCCESS;
 }
 int cuDevicePrimaryCtxRetain(void** context, int) { return *context = &kernels, SUCCESS; }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import numpy as np
@@ -14,13 +13,6 @@ from inference_pio.runtime.kernels import DeviceArray, Int8Cache, Kernels
 
 TOLERANCE = 1e-5
 """Of the largest value: float32 weights of scores up to 30."""
-
-
-@pytest.fixture
-def freed() -> Iterator[ExitStack]:
-    """Frees what tests put into it; the emulated GPU then tells of writes outside of an array."""
-    with ExitStack() as stack:
-        yield stack
 
 
 def steps(rng: np.random.Generator, kv_heads: int, head_dim: int) -> np.ndarray:
@@ -147,7 +139,7 @@ def test_what_does_not_fit_is_refused(kernels, freed):
     ones = np.ones((2, 64), np.float32)
     with pytest.raises(BadInputError, match="3 heads cannot share 2 key heads"):
         Int8Cache(kernels, 1, 8, 3, ones, ones)
-    with pytest.raises(BadInputError, match="head sizes .* not 80"):
+    with pytest.raises(BadInputError, match=r"head sizes .* not 80"):
         Int8Cache(kernels, 1, 8, 2, np.ones((1, 80)), np.ones((1, 80)))
     with pytest.raises(BadInputError, match="negative or not finite"):
         Int8Cache(kernels, 1, 8, 2, ones, -ones)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import numpy as np
@@ -11,13 +10,6 @@ from kernel_cases import random_codes
 
 from inference_pio.errors import BadInputError
 from inference_pio.runtime.kernels import DeviceArray, Kernels, Tokens, Weight, multiply, quantize
-
-
-@pytest.fixture
-def freed() -> Iterator[ExitStack]:
-    """Frees what tests put into it; the emulated GPU then tells of writes outside of an array."""
-    with ExitStack() as stack:
-        yield stack
 
 
 def quantized(kernels: Kernels, freed: ExitStack, x_TK: np.ndarray, step: float | None = None) -> Tokens:
