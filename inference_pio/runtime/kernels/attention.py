@@ -7,9 +7,28 @@ from collections.abc import Sequence
 import numpy as np
 
 from inference_pio.errors import BadInputError
-from inference_pio.runtime.kernels.driver import DeviceArray
+from inference_pio.runtime.kernels.driver import DeviceArray, Driver
 from inference_pio.runtime.kernels.kernels import Kernels
 from inference_pio.runtime.kernels.plans import Launch, attend_plan
+
+
+class Lengths:
+    """Tokens in each row's cache, the new one included; copied to the GPU once a step, for all layers."""
+
+    def __init__(self, driver: Driver, rows: int) -> None:
+        self.numbers = [0] * rows
+        self.array = DeviceArray(driver, (rows,), np.int32)
+
+    def set(self, numbers: Sequence[int]) -> None:
+        """Take one positive number for each row; raises BadInputError for others."""
+        if len(numbers) != len(self.numbers) or not all(0 < number < 2**31 for number in numbers):
+            raise BadInputError(f"lengths must be {len(self.numbers)} numbers of at least 1, not {list(numbers)}")
+        self.numbers = list(numbers)
+        self.array.write(np.array(numbers, np.int32))
+
+    def free(self) -> None:
+        """Give the memory back."""
+        self.array.free()
 
 
 class Int8Cache:
@@ -38,30 +57,29 @@ class Int8Cache:
             parts = (rows, heads, self._plan.splits)
             self._partial = self._array((*parts, self.head_dim), np.float32)
             self._stats = self._array((*parts, 2), np.float32)
-            self._counts = self._array((rows,), np.int32)
         except BaseException:
             self.free()
             raise
 
-    def store(self, k: DeviceArray, v: DeviceArray, positions: Sequence[int]) -> None:
-        """Round one token's keys (rotated) and values float32 [B, K, D] into the cache at a position for each row."""
+    def store(self, k: DeviceArray, v: DeviceArray, lengths: Lengths) -> None:
+        """Round one token's keys (rotated) and values float32 [B, K, D] into the cache, as last of `lengths`."""
         for what, array in (("keys", k), ("values", v)):
             array.expect(f"new {what}", (self.rows, self.kv_heads, self.head_dim), np.float32)
-        self._count(positions, 0, self.capacity - 1, "positions")
+        self._fit(lengths)
         plan = Launch("cache_store", (self.kv_heads, self.rows, 1), self.head_dim)
         steps, caches = (self._key_steps, self._value_steps), (self.keys, self.values)
-        self._kernels.launch(plan, k, v, *steps, *caches, self._counts, self.capacity)
+        self._kernels.launch(plan, k, v, *steps, *caches, lengths.array, self.capacity)
 
-    def attend(self, q: DeviceArray, lengths: Sequence[int], y: DeviceArray, scale: float) -> None:
-        """y float32 [B, H, D] = softmax(scale * q keys) values over each row's first `lengths` tokens.
+    def attend(self, q: DeviceArray, lengths: Lengths, y: DeviceArray, scale: float) -> None:
+        """y float32 [B, H, D] = softmax(scale * q keys) values over each row's first tokens.
 
         `q` float32 [B, H, D] is rotated; NaN or infinity in a head gives NaN in that head's result.
         """
         for what, array in (("queries", q), ("the result", y)):
             array.expect(what, (self.rows, self.heads, self.head_dim), np.float32)
-        self._count(lengths, 1, self.capacity, "lengths")
+        self._fit(lengths)
         shape = (self.heads, self.kv_heads, self.capacity)
-        cached = (self.keys, self.values, self._key_steps, self._counts)
+        cached = (self.keys, self.values, self._key_steps, lengths.array)
         self._kernels.launch(self._plan.attend, q, *cached, self._partial, self._stats, *shape, float(scale))
         parts = (self._partial, self._stats, self._value_steps)
         self._kernels.launch(self._plan.merge, *parts, y, self._plan.splits, self.kv_heads)
@@ -71,10 +89,9 @@ class Int8Cache:
         for array in self._arrays:
             array.free()
 
-    def _count(self, numbers: Sequence[int], least: int, most: int, what: str) -> None:
-        if len(numbers) != self.rows or not all(least <= number <= most for number in numbers):
-            raise BadInputError(f"{what} must be {self.rows} numbers from {least} to {most}, not {list(numbers)}")
-        self._counts.write(np.array(numbers, np.int32))
+    def _fit(self, lengths: Lengths) -> None:
+        if len(lengths.numbers) != self.rows or not all(0 < number <= self.capacity for number in lengths.numbers):
+            raise BadInputError(f"lengths must be {self.rows} from 1 to {self.capacity}, not {lengths.numbers}")
 
     def _copy(self, values: np.ndarray) -> DeviceArray:
         array = self._array(values.shape, np.float32)

@@ -9,7 +9,8 @@ import pytest
 from kernel_cases import attention, random_codes, rounded_queries
 
 from inference_pio.errors import BadInputError
-from inference_pio.runtime.kernels import DeviceArray, Int8Cache, Kernels
+from inference_pio.graphs.kv_scales import round_trip
+from inference_pio.runtime.kernels import DeviceArray, Int8Cache, Kernels, Lengths
 
 TOLERANCE = 1e-5
 """Of the largest value: float32 weights of scores up to 30."""
@@ -35,11 +36,18 @@ def filled(
     return cache, floats[0], floats[1]
 
 
+def counted(kernels: Kernels, freed: ExitStack, numbers: list[int]) -> Lengths:
+    lengths = Lengths(kernels.driver, len(numbers))
+    freed.callback(lengths.free)
+    lengths.set(numbers)
+    return lengths
+
+
 def attended(
     kernels: Kernels, freed: ExitStack, cache: Int8Cache, q: np.ndarray, lengths: list[int], scale: float
 ) -> np.ndarray:
     y = freed.enter_context(DeviceArray(kernels.driver, q.shape, np.float32))
-    cache.attend(freed.enter_context(DeviceArray.of(kernels.driver, q)), lengths, y, scale)
+    cache.attend(freed.enter_context(DeviceArray.of(kernels.driver, q)), counted(kernels, freed, lengths), y, scale)
     return y.read()
 
 
@@ -125,14 +133,18 @@ def test_new_tokens_are_rounded_into_the_cache(kernels, freed):
     new = [rng.normal(size=(2, 2, 64)).astype(np.float32) * 3 for _ in range(2)]
     for array, codes in zip((cache.keys, cache.values), before, strict=True):
         array.write(codes)
-    cache.store(*(freed.enter_context(DeviceArray.of(kernels.driver, part)) for part in new), [4, 1])
+    cache.store(
+        *(freed.enter_context(DeviceArray.of(kernels.driver, part)) for part in new), counted(kernels, freed, [5, 2])
+    )
     for array, codes, part, scales in zip(
         (cache.keys, cache.values), before, new, (key_steps, value_steps), strict=True
     ):
-        inverse = np.float32(1) / np.where(scales == 0, np.float32(1), scales)
-        rounded = np.clip(np.rint(part * inverse), -128, 127)
-        codes[0, :, 4], codes[1, :, 1] = rounded[0], rounded[1]
-        np.testing.assert_array_equal(array.read(), codes)
+        found = array.read()
+        places = np.zeros(codes.shape, bool)
+        places[0, :, 4] = places[1, :, 1] = True
+        np.testing.assert_array_equal(found[~places], codes[~places])
+        read = np.stack([found[0, :, 4], found[1, :, 1]]) * np.where(scales == 0, np.float32(1), scales)
+        np.testing.assert_array_equal(read, round_trip(part, scales))
 
 
 def test_what_does_not_fit_is_refused(kernels, freed):
@@ -147,11 +159,13 @@ def test_what_does_not_fit_is_refused(kernels, freed):
         Int8Cache(kernels, 1, 8, 2, ones, ones[:1])
     cache, _, _ = filled(kernels, freed, 2, 8, 2, 1, 64, seed=1)
     q = np.ones((2, 2, 64), np.float32)
-    for lengths in ([1], [1, 9], [0, 1]):
-        with pytest.raises(BadInputError, match="lengths must be 2 numbers from 1 to 8"):
+    for lengths in ([1], [1, 9]):
+        with pytest.raises(BadInputError, match="lengths must be 2 from 1 to 8"):
             attended(kernels, freed, cache, q, lengths, 1.0)
+    with pytest.raises(BadInputError, match="lengths must be 2 numbers of at least 1"):
+        counted(kernels, freed, [0, 1])
     with pytest.raises(BadInputError, match=r"queries must be float32 \[2, 2, 64\]"):
         attended(kernels, freed, cache, q[:1], [1, 1], 1.0)
     new = freed.enter_context(DeviceArray.of(kernels.driver, np.ones((2, 1, 64), np.float32)))
-    with pytest.raises(BadInputError, match="positions must be 2 numbers from 0 to 7"):
-        cache.store(new, new, [0, 8])
+    with pytest.raises(BadInputError, match="lengths must be 2 from 1 to 8"):
+        cache.store(new, new, counted(kernels, freed, [1, 9]))

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from kernel_cases import random_codes
 
+from inference_pio.calibration.products import Input, rounded_input
+from inference_pio.calibration.rounding import dequantize_channels, round_channels
 from inference_pio.errors import BadInputError
+from inference_pio.graphs.formats import W8A8, W8A8_STATIC
 from inference_pio.runtime.kernels import DeviceArray, Kernels, Tokens, Weight, multiply, quantize
 
 
@@ -64,6 +67,19 @@ def test_tokens_are_rounded_as_the_exported_graph_does(kernels, freed, tokens, c
     np.testing.assert_array_equal(codes[:, :columns], expected)
     assert not codes[:, columns:].any()
     np.testing.assert_allclose(rounded.scales.read(), largest_T1[:, 0] / 127, rtol=2e-7)
+
+
+@pytest.mark.parametrize(("chosen", "step"), [(W8A8, None), (W8A8_STATIC, 0.03)])
+def test_products_are_those_that_verification_simulates(kernels, freed, chosen, step):
+    rng = np.random.default_rng(13)
+    x_TK, w_NK = (rng.normal(size=(count, 200)).astype(np.float32) for count in (4, 24))
+    codes_NK, scales_N = round_channels(w_NK, clip=False)
+    found = product(
+        kernels, freed, quantized(kernels, freed, x_TK, step), Weight.of(kernels.driver, codes_NK, scales_N)
+    )
+    rounded_TK = rounded_input(x_TK, Input(np.ones(200, np.float32), step=step), chosen)
+    expected = rounded_TK.astype(np.float64) @ dequantize_channels(codes_NK, scales_N).T
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
 def test_halves_go_to_the_even_code(kernels, freed):

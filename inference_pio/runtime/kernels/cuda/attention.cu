@@ -227,12 +227,12 @@ extern "C" __global__ void __launch_bounds__(128)
     y[head * D + threadIdx.x] = weights == 0.0f ? 0.0f : __fdiv_rn(sum, weights) * value_steps[kv_head * D + threadIdx.x];
 }
 
-/// Rounds one new token's keys (after the rotary embedding) and values float32 [B, K, D] into the cache at
-/// `positions` int32 [B]; a position outside of the cache writes nothing. Grid: K, B; a thread per channel.
+/// Rounds one new token's keys (after the rotary embedding) and values float32 [B, K, D] into the cache as the last of
+/// `lengths` int32 [B]; one outside of the cache writes nothing. Grid: K, B; a thread per channel.
 extern "C" __global__ void __launch_bounds__(128)
     cache_store(const float* k, const float* v, const float* key_steps, const float* value_steps, int8* keys,
-                int8* values, const int* positions, int capacity) {
-    const int kv_heads = gridDim.x, D = blockDim.x, position = positions[blockIdx.y];
+                int8* values, const int* lengths, int capacity) {
+    const int kv_heads = gridDim.x, D = blockDim.x, position = lengths[blockIdx.y] - 1;
     if (position < 0 || position >= capacity) return;
     const size_t head = size_t(blockIdx.y) * kv_heads + blockIdx.x;
     const size_t to = (head * capacity + position) * D + threadIdx.x;
