@@ -1,7 +1,7 @@
 // The kernels on the host, behind the driver's own interface: a library that takes the place of libcuda.so.1.
 //
 // A thread of a block is a fiber that runs until it reaches a barrier; blocks run one after another. New memory holds
-// garbage, and guards around it tell of writes outside of an array when it is freed.
+// garbage, guards around it tell of writes outside of an array when it is freed, and vector reads are checked.
 #include <ucontext.h>
 
 #include <algorithm>
@@ -24,6 +24,7 @@
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 
+using int8 = signed char;
 struct alignas(16) int4 {
     int x, y, z, w;
 };
@@ -116,9 +117,18 @@ static T __shfl_xor_sync(unsigned, T value, int mask) {
     return value;
 }
 
+static std::map<uint64_t, size_t> sizes;  // of the device's memory, by address
+static bool bad_read = false;
+
+/// Reads of device memory by vectors go through here: they must be aligned and stay within an array.
 template <typename T>
 static T __ldg(const T* pointer) {
-    return *pointer;
+    const auto address = reinterpret_cast<uint64_t>(pointer);
+    const auto after = sizes.upper_bound(address);
+    const auto array = after == sizes.begin() ? after : std::prev(after);
+    const bool inside = array != after && address + sizeof(T) <= array->first + array->second;
+    bad_read |= !inside || address % sizeof(T) != 0;
+    return inside ? *pointer : T{};
 }
 static float __fdiv_rn(float a, float b) { return a / b; }
 static int __float2int_rn(float value) {
@@ -126,7 +136,7 @@ static int __float2int_rn(float value) {
     return int(std::min(std::max(double(std::rint(value)), -2147483648.0), 2147483647.0));
 }
 static int __dp4a(int a, int b, int total) {
-    for (int shift = 0; shift < 32; shift += 8) total += int((signed char)(a >> shift)) * int((signed char)(b >> shift));
+    for (int shift = 0; shift < 32; shift += 8) total += int8(a >> shift) * int8(b >> shift);
     return total;
 }
 
@@ -164,7 +174,6 @@ static std::map<std::string, Kernel> kernels = {
     KERNEL(attention, attend_d128_g4), KERNEL(attention, attend_d128_g8), KERNEL(attention, attend_merge),
     KERNEL(attention, cache_store),
 };
-static std::map<uint64_t, size_t> sizes;
 static size_t used = 0;
 
 extern "C" {
@@ -231,26 +240,27 @@ int cuModuleGetFunction(void** function, void*, const char* name) {
     if (found == kernels.end()) return NOT_FOUND;
     return *function = &found->second, SUCCESS;
 }
-int cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
-                   unsigned block_z, unsigned, void*, void** arguments, void**) {
+int cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                   unsigned block_y, unsigned block_z, unsigned, void*, void** arguments, void**) {
     if (block_x > emulator::MOST_THREADS || block_y * block_z != 1 || grid_x * grid_y * grid_z == 0)
         return INVALID_VALUE;
     gridDim = {int(grid_x), int(grid_y), int(grid_z)};
     blockDim = {int(block_x), 1, 1};
     emulator::body = [=] { (*static_cast<Kernel*>(function))(arguments); };
+    bad_read = false;
     for (unsigned z = 0; z < grid_z; ++z)
         for (unsigned y = 0; y < grid_y; ++y)
             for (unsigned x = 0; x < grid_x; ++x) {
                 blockIdx = {int(x), int(y), int(z)};
                 if (!emulator::run_block()) return LAUNCH_FAILED;
             }
-    return SUCCESS;
+    return bad_read ? ILLEGAL_ADDRESS : SUCCESS;
 }
 int cuGetErrorString(int error, const char** text) {
     static const std::map<int, const char*> texts = {{INVALID_VALUE, "invalid argument"},
                                                      {OUT_OF_MEMORY, "out of memory"},
                                                      {NOT_FOUND, "named symbol not found"},
-                                                     {ILLEGAL_ADDRESS, "a write outside of an array"},
+                                                     {ILLEGAL_ADDRESS, "an access outside of an array"},
                                                      {LAUNCH_FAILED, "threads wait for each other"}};
     const auto found = texts.find(error);
     return *text = found == texts.end() ? nullptr : found->second, SUCCESS;

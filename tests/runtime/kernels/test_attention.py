@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,6 +72,16 @@ def test_attention_is_that_of_float64(kernels, freed, head_dim, heads, kv_heads,
     found = attended(kernels, freed, cache, q, lengths, 0.2)
     rounded = rounded_queries(q, cache.key_steps, 0.2)
     expected = attention(rounded, keys, values, lengths, 0.2)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE * np.abs(values).max())
+
+
+def test_a_warp_goes_on_from_tile_to_tile(kernels, freed, monkeypatch):
+    """On a GPU of one multiprocessor a part is long: every warp meets larger scores after smaller ones."""
+    monkeypatch.setattr(kernels.driver, "limits", replace(kernels.driver.limits, multiprocessors=1))
+    cache, keys, values = filled(kernels, freed, 1, 1100, 8, 4, 64, seed=14)
+    q = np.random.default_rng(15).normal(size=(1, 8, 64)).astype(np.float32)
+    found = attended(kernels, freed, cache, q, [1090], 0.1)
+    expected = attention(rounded_queries(q, cache.key_steps, 0.1), keys, values, [1090], 0.1)
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE * np.abs(values).max())
 
 

@@ -64,7 +64,7 @@ def test_the_emulated_gpu_finds_writes_outside_of_an_array(emulated):
     """Guards the tests of the kernels: they would pass over such a write otherwise."""
     array = DeviceArray(emulated, (4,), np.int8)
     emulated.call("cuMemcpyHtoD_v2", ctypes.c_uint64(array.address + 4), b"x", ctypes.c_size_t(1))
-    with pytest.raises(InferencePioError, match="a write outside of an array"):
+    with pytest.raises(InferencePioError, match="an access outside of an array"):
         array.free()
 
 

@@ -69,6 +69,17 @@ def test_tokens_are_rounded_as_the_exported_graph_does(kernels, freed, tokens, c
     np.testing.assert_allclose(rounded.scales.read(), largest_T1[:, 0] / 127, rtol=2e-7)
 
 
+def test_codes_near_a_tie_are_the_graph_s_too(kernels, freed):
+    """One multiplication by 127 / largest would give other codes than the graph's two divisions, now and then."""
+    largest = np.float32(2.9371)
+    ties = (np.arange(-127, 127) + 0.5) * (largest / 127)
+    near = np.concatenate([ties.astype(np.float32) * np.float32(1 + step * 2**-24) for step in range(-4, 5)])
+    x_TK = np.append(near, largest)[None].astype(np.float32)
+    expected = np.rint(x_TK / largest / np.float32(1 / 127))
+    assert (np.rint(x_TK * (np.float32(127) / largest)) != expected).any()
+    np.testing.assert_array_equal(quantized(kernels, freed, x_TK).codes.read()[:, : x_TK.size], expected)
+
+
 @pytest.mark.parametrize(("chosen", "step"), [(W8A8, None), (W8A8_STATIC, 0.03)])
 def test_products_are_those_that_verification_simulates(kernels, freed, chosen, step):
     rng = np.random.default_rng(13)

@@ -11,6 +11,7 @@
 #include "common.cuh"
 
 constexpr int WARPS = 4;
+constexpr int BLOCKS = 3;  // at least so many share a multiprocessor: leaves registers enough to spill nothing
 constexpr int TILE = WARP;  // tokens; a lane takes the softmax of one
 constexpr int LARGEST_QUERY = 127 * 256 + 127;
 constexpr float LOG2_E = 1.4426950408889634f;
@@ -179,8 +180,7 @@ __device__ __forceinline__ void attend(const float* q, const int8* keys, const i
         float top = LEAST, weights = 0.0f, sum = 0.0f;
         for (int w = 0; w < WARPS; ++w) top = max_or_nan(top, s.largest[w][g]);
         for (int w = 0; w < WARPS; ++w) {
-            if (s.total[w][g] == 0.0f) continue;  // it had no tile
-            const float factor = exp2f(s.largest[w][g] - top);
+            const float factor = exp2f(s.largest[w][g] - top);  // zero for a warp that had no tile
             weights += factor * s.total[w][g];
             sum += factor * s.mixed[w][g][i % D];
         }
@@ -193,7 +193,7 @@ __device__ __forceinline__ void attend(const float* q, const int8* keys, const i
 }
 
 #define ATTEND(D, G)                                                                                                   \
-    extern "C" __global__ void __launch_bounds__(WARPS * WARP) attend_d##D##_g##G(                                     \
+    extern "C" __global__ void __launch_bounds__(WARPS * WARP, BLOCKS) attend_d##D##_g##G(                             \
         const float* q, const int8* keys, const int8* values, const float* key_steps, const int* lengths,              \
         float* partial, float* stats, int heads, int kv_heads, int capacity, float scale) {                            \
         attend<D, G>(q, keys, values, key_steps, lengths, partial, stats, heads, kv_heads, capacity, scale);           \
@@ -218,13 +218,13 @@ extern "C" __global__ void __launch_bounds__(128)
     float top = LEAST, weights = 0.0f, sum = 0.0f;
     for (int i = 0; i < splits; ++i) top = max_or_nan(top, stats[i * 2]);
     for (int i = 0; i < splits; ++i) {
-        if (stats[i * 2 + 1] == 0.0f) continue;
-        const float factor = exp2f(stats[i * 2] - top);
+        const float factor = exp2f(stats[i * 2] - top);  // zero for a split that had no token
         weights += factor * stats[i * 2 + 1];
         sum += factor * partial[size_t(i) * D + threadIdx.x];
     }
     const int kv_head = blockIdx.x / (heads / kv_heads);
-    y[head * D + threadIdx.x] = weights == 0.0f ? 0.0f : __fdiv_rn(sum, weights) * value_steps[kv_head * D + threadIdx.x];
+    const float step = value_steps[kv_head * D + threadIdx.x];
+    y[head * D + threadIdx.x] = weights == 0.0f ? 0.0f : __fdiv_rn(sum, weights) * step;
 }
 
 /// Rounds one new token's keys (after the rotary embedding) and values float32 [B, K, D] into the cache as the last of
