@@ -9,9 +9,9 @@ import pytest
 from kernel_cases import random_codes
 
 from inference_pio.calibration.products import Input, rounded_input
-from inference_pio.calibration.rounding import dequantize_channels, round_channels
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.formats import W8A8, W8A8_STATIC
+from inference_pio.graphs.rounding import dequantize_channels, round_channels
 from inference_pio.runtime.kernels import DeviceArray, Kernels, Tokens, Weight, multiply, quantize
 
 
