@@ -72,7 +72,8 @@ def latent(layers: int, operator: bool) -> ir.Model:
             new = b.input(f"new{n}", F, ["b", 1, "s", WIDTH])
             present = b.op("Concat", [past, new], {"axis": 2})
             y_BHSW = b.op("Attention", [q_BHSW, present, present, seen], {"scale": SCALE, "is_causal": 0})
-            b.output(y_BHSW, f"y{n}", F, ["b", HEADS, "s", WIDTH])
+            y_BHSL = b.op("Slice", [y_BHSW, b.const([0]), b.const([RANK]), b.const([3])])
+            b.output(y_BHSL, f"y{n}", F, ["b", HEADS, "s", RANK])
             b.output(present, f"present.{n}.latent", F, ["b", 1, "t", WIDTH])
     return b.model() if operator else rewritten(b, latent_attention, "fp32")
 

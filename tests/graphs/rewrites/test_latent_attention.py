@@ -32,7 +32,7 @@ def test_every_layer_matches():
     model = canonical()
     assert apply(model, latent_attention, spec=SPEC).matches == 2
     assert count(model, "TensorScatter") == 2
-    assert (count(model, "Attention"), count(model, "Softmax")) == (0, 2)
+    assert (count(model, "Attention"), count(model, "If")) == (0, 2)
 
 
 def test_positions_and_masks_are_made_once_of_the_count_of_tokens():
