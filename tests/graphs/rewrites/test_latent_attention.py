@@ -15,6 +15,7 @@ from graph_cases import apply, count, first, set_attribute, some_ids
 from graph_cases import canonical as grouped
 from latent_cases import SPEC, Steps, canonical, lowered, spec_with
 
+from inference_pio.graphs.builder import GraphBuilder
 from inference_pio.graphs.rewrites import latent_attention
 from inference_pio.graphs.rewrites.group_query_attention import mask_window
 
@@ -25,6 +26,8 @@ SPECS = {
     "direct_queries": spec_with({"q_rank": None}),
     "bias": spec_with(qkv_bias=True, output_bias=True),
     "one_head": spec_with(heads=1),
+    "seven_heads": spec_with(heads=7),
+    "ten_heads": spec_with(heads=10),
 }
 
 
@@ -52,6 +55,33 @@ def test_the_result_is_the_same(spec, capacity, tmp_path):
         found = steps.step(IDS[:, done : done + size])
         assert np.abs(found - expected[:, done : done + size]).max() < 1e-5
         done += size
+
+
+@pytest.mark.parametrize("part", [4, 5, 13, 64])
+def test_a_token_reads_the_rows_in_parts(part, tmp_path, monkeypatch):
+    """With rows behind those in use, with as many as divide, and with a number that does not."""
+    monkeypatch.setattr(latent_attention, "PART_ROWS", part)
+    expected = Steps(canonical(), tmp_path).step(IDS)
+    for capacity in (40, 48, None):
+        steps = Steps(lowered(), tmp_path, capacity=capacity)
+        found = np.concatenate([steps.step(IDS[:, n : n + 1]) for n in range(40)], axis=1)
+        assert np.abs(found - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("rows", "shape"),
+    [(7, [1, 1, 7]), (8, [1, 2, 4]), (20, [2, 2, 5]), (24, [3, 2, 4]), (26, [1, 1, 26]), (31, [1, 1, 31])],
+)
+def test_parts_have_two_halves_of_one_size(rows, shape, tmp_path, monkeypatch):
+    monkeypatch.setattr(latent_attention, "PART_ROWS", 8)
+    model = lowered()
+    node = next(node for node in model.graph if node.name == "latent/rows_shape")
+    node.outputs[0].type = ir.TensorType(ir.DataType.INT64)
+    model.graph.outputs.append(node.outputs[0])
+    session = Steps(model, tmp_path).session
+    feeds = {"input_ids": IDS[:, :1], "attention_mask": np.ones((1, rows), np.int64)}
+    feeds |= {f"past_key_values.{n}.latent": np.zeros((1, 1, rows, SPEC.head_dim), np.float32) for n in range(2)}
+    assert list(session.run([node.outputs[0].name], feeds)[0]) == [*shape, SPEC.head_dim]
 
 
 def test_borders_of_chunks_change_rounding_alone(tmp_path):
@@ -124,6 +154,23 @@ def test_a_cache_that_is_not_given_back_is_left_alone():
     model = canonical(spec_with(windows=(None,)))
     model.graph.outputs.pop()
     assert "not given back" in apply(model, latent_attention, spec=SPEC).refused[0]
+
+
+@pytest.mark.parametrize(("start", "stop", "axis"), [(1, 16, 3), (0, 16, 2), (0, -8, 3)])
+def test_a_result_of_which_other_channels_are_read_is_left_alone(start, stop, axis):
+    model = canonical(spec_with(windows=(None,)))
+    latent = next(node for node in model.graph if node.name.endswith("/latent"))
+    for index, number in enumerate((start, stop, axis), 1):
+        latent.replace_input_with(index, GraphBuilder(model.graph).const([number]))
+    assert "more than the first channels" in apply(model, latent_attention, spec=SPEC).refused[0]
+
+
+def test_a_result_that_is_read_whole_is_left_alone():
+    model = canonical(spec_with(windows=(None,)))
+    whole = first(model, "Attention").outputs[0]
+    whole.shape, whole.type = ir.Shape(["batch", 3, "new", 24]), ir.TensorType(ir.DataType.FLOAT)
+    model.graph.outputs.append(whole)
+    assert "more than the first channels" in apply(model, latent_attention, spec=SPEC).refused[0]
 
 
 def test_values_of_their_own_are_no_latents():
