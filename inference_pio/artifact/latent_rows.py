@@ -2,7 +2,7 @@
 
 A decoder reads the rows of a long context in parts, so that the mix of a part finds its rows where the scores of that
 part left them, in the processor's caches. Parts are of one size, and each is two halves that threads share. A graph
-falls back to one part where the rows that it is given do not divide so; the runtime rounds up to rows that do.
+does without parts where the rows that it is given do not divide so; the runtime rounds up to rows that do.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 PART_ROWS = 512
 """A context has as many parts as this number goes into its rows; 512 rows of 576 channels are 1.2 MB."""
 
-
-def parts_of(rows: int) -> int:
-    """In how many parts a step reads `rows` rows."""
-    return max(1, rows // PART_ROWS)
+FEWEST_PARTS = 3
+"""With fewer of them, parts cost more than they save."""
 
 
 def rows_to_read(total: int) -> int:
     """The least number of rows >= `total` that divides into two halves of every part; at most a row per half more."""
-    halves = 2 * parts_of(total)
-    return min(-(-total // halves) * halves, (parts_of(total) + 1) * PART_ROWS)
+    parts = total // PART_ROWS
+    if parts < FEWEST_PARTS:
+        return total
+    return min(-(-total // (2 * parts)) * 2 * parts, (parts + 1) * PART_ROWS)

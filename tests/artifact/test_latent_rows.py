@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from inference_pio.artifact.latent_rows import PART_ROWS, parts_of, rows_to_read
+from inference_pio.artifact.latent_rows import FEWEST_PARTS, PART_ROWS, rows_to_read
 
 
 @pytest.mark.parametrize(
     ("total", "rows"),
-    [(1, 2), (2, 2), (511, 512), (1023, 1024), (1025, 1028), (2047, 2048), (4096, 4096), (4097, 4112), (4607, 4608)],
+    [(1, 1), (511, 511), (1535, 1535), (1536, 1536), (1537, 1542), (2047, 2048), (4096, 4096), (4097, 4112)],
 )
 def test_rows(total, rows):
     assert rows_to_read(total) == rows
 
 
 def test_they_divide_and_cost_little():
-    for total in range(1, 12 * PART_ROWS):
-        rows, halves = rows_to_read(total), 2 * parts_of(total)
-        assert rows % (2 * parts_of(rows)) == 0
-        assert 0 <= rows - total < halves
-        assert rows // (2 * parts_of(rows)) <= PART_ROWS
+    for total in range(FEWEST_PARTS * PART_ROWS, 12 * PART_ROWS):
+        rows, parts = rows_to_read(total), total // PART_ROWS
+        assert 0 <= rows - total < 2 * parts
+        assert rows % (2 * (rows // PART_ROWS)) == 0
+        assert rows // (rows // PART_ROWS) < 1.5 * PART_ROWS

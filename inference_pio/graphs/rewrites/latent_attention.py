@@ -2,7 +2,8 @@
 
 All heads attend to the same rows, so their queries stand below each other in one matrix: the buffer is read once for
 all of them, and the product divides among threads whatever the number of heads. (The Attention operator makes one
-product per head, and copies the buffer for each.) One new token and many of them have a form each, see `latent_forms`.
+product per head, and copies the buffer for each.) One new token and many of them have forms of their own, see
+`latent_forms`.
 
 The operators read every row of the buffer they are given. A caller hands in exactly the rows that are in use, or for
 one token the few more that `rows_to_read` names; rows behind those in use change nothing as long as they hold finite
@@ -17,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from inference_pio.artifact.latent_rows import PART_ROWS
+from inference_pio.artifact.latent_rows import FEWEST_PARTS, PART_ROWS
 from inference_pio.graphs.builder import MICROSOFT, GraphBuilder
 from inference_pio.graphs.rewrites.group_query_attention import mask_window
-from inference_pio.graphs.rewrites.latent_forms import Sizes, Values, many_tokens, one_token
+from inference_pio.graphs.rewrites.latent_forms import Sizes, Values, choice, many_tokens, one_token, one_token_in_parts
 from inference_pio.graphs.rewrites.rewrite import (
     LoweringContext,
     NoMatchError,
@@ -48,12 +49,14 @@ class Shared:
     """What all layers share.
 
     `start` int64 [B] is where new tokens go; `bias` float32 [B, 1, S, T] is 0 for keys that a query sees, else HIDDEN;
-    `one` bool [] says whether there is one new token, of one sequence. The others are those of `latent_forms.Values`.
+    `one` bool [] says whether there is one new token, of one sequence, and `divides` bool [] whether the rows are many
+    and divide into parts. The others are those of `latent_forms.Values`.
     """
 
     start: ir.Value
     bias: ir.Value
     one: ir.Value
+    divides: ir.Value
     rows_shape: ir.Value
     bias_shape: ir.Value
     total: ir.Value
@@ -100,7 +103,8 @@ def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:
     constants = {numbers: b.const(list(numbers)) for numbers in sizes.constants}
     inputs = (q_BHSW, present_B1TW, shared.bias, shared.rows_shape, shared.bias_shape, shared.total)
     values = Values(*inputs, constants)
-    branches = {"then_branch": one_token(sizes, values), "else_branch": many_tokens(sizes, values)}
+    one = choice(f"{sizes.name}/token", shared.divides, one_token_in_parts(sizes, values), one_token(sizes, values))
+    branches = {"then_branch": one, "else_branch": many_tokens(sizes, values)}
     graph.opset_imports.setdefault(MICROSOFT, 1)
     with b.before(match.attention), b.scope(sizes.name):
         y_BHSL = b.op("If", [shared.one], branches, name="mix")
@@ -138,19 +142,20 @@ def _shared(graph: ir.Graph, context: LoweringContext) -> Shared:
         zero, hidden = b.const(0.0, np.float32), b.const(HIDDEN, np.float32)
         bias_B1ST = b.op("Where", [seen_B1ST, zero, hidden], name="bias")
         one = b.op("Equal", [b.op("Size", [inputs["input_ids"]]), b.const(1)], name="one")
-        shapes = _shapes(b, total_1, context.spec.head_dim)
+        parts = _parts(b, total_1, context.spec.head_dim)
     inputs["position_ids"].replace_all_uses_with(position_BS)
-    graph.meta["latent_attention"] = Shared(start_B, bias_B1ST, one, *shapes, total_1)
+    graph.meta["latent_attention"] = Shared(start_B, bias_B1ST, one, *parts, total_1)
     return graph.meta["latent_attention"]
 
 
-def _shapes(b: GraphBuilder, total_1: ir.Value, width: int) -> tuple[ir.Value, ir.Value]:
-    """Shapes of rows and bias in parts of two halves, or as one part of one piece where rows do not divide so."""
+def _parts(b: GraphBuilder, total_1: ir.Value, width: int) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Whether rows divide into parts of two pieces, enough of them, and the shapes of rows and bias in such parts."""
     one, two = b.const([1]), b.const([2])
     parts_1 = b.op("Max", [b.op("Div", [total_1, b.const([PART_ROWS])]), one], name="parts")
-    halves_1 = b.op("Mul", [parts_1, two], name="halves")
-    divides_1 = b.op("Equal", [b.op("Mod", [total_1, halves_1]), b.const([0])], name="divides")
-    pairs = ((parts_1, one), (two, one), (b.op("Div", [total_1, halves_1]), total_1))
-    parts_1, pieces_1, part_1 = (b.op("Where", [divides_1, *pair]) for pair in pairs)
-    rows_shape = b.op("Concat", [parts_1, pieces_1, part_1, b.const([width])], {"axis": 0}, name="rows_shape")
-    return rows_shape, b.op("Concat", [parts_1, pieces_1, one, part_1], {"axis": 0}, name="bias_shape")
+    pieces_1 = b.op("Mul", [parts_1, two], name="pieces")
+    part_1 = b.op("Div", [total_1, pieces_1], name="part")
+    even = b.op("Equal", [b.op("Mod", [total_1, pieces_1]), b.const([0])])
+    enough = b.op("GreaterOrEqual", [parts_1, b.const([FEWEST_PARTS])])
+    divides = b.op("Squeeze", [b.op("And", [even, enough])], name="divides")
+    rows_shape = b.op("Concat", [parts_1, two, part_1, b.const([width])], {"axis": 0}, name="rows_shape")
+    return divides, rows_shape, b.op("Concat", [parts_1, two, one, part_1], {"axis": 0}, name="bias_shape")

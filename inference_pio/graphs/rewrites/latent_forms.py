@@ -1,9 +1,9 @@
-"""The two forms of attention over latents: parts of the rows for one new token, groups of heads for many.
+"""The forms of attention over latents: for one new token, for one behind a long context, and for many.
 
-For one token all heads are rows of one matrix, and the cached rows go through the processor once: a Scan, which hands
-out parts of a buffer without copying, does scores, softmax and mix of a part while it is in the caches. What parts
-found is put together by the logarithm of the sum of each softmax (Dao et al. 2023, Flash-Decoding): with the largest
-score m and its weight w in a part, that is m - log w.
+For one token all heads are rows of one matrix. Behind a long context the cached rows go through the processor once: a
+Scan, which hands out parts of a buffer without copying, does scores, softmax and mix of a part while it is in the
+caches. What parts found is put together by the logarithm of the sum of each softmax (Dao et al. 2023, Flash-Decoding):
+with the largest score m and its weight w in a part, that is m - log w.
 
 For many tokens products are bound by arithmetic, so their mix leaves out the rotated part of the rows, which nobody
 reads, and heads take turns in groups, because the scores of all of them need memory in proportion to the context.
@@ -26,9 +26,9 @@ GROUP = 5
 class Values:
     """What a form reads, all of the outer graph.
 
-    `queries` [B, H, S, W], `rows` [B, 1, T, W] and `bias` [B, 1, S, T] are float32. `rows_shape` and `bias_shape`,
-    int64 [4], divide rows and bias of one token into parts, [P, N, part, W] and [P, N, 1, part], where N counts the
-    pieces of a part that threads share; `total` int64 [1] is T. `constants` are int64 vectors by their values.
+    `queries` [B, H, S, W], `rows` [B, 1, T, W] and `bias` [B, 1, S, T] are float32; `total` int64 [1] is T.
+    `rows_shape` and `bias_shape`, int64 [4], divide rows and bias of one token into parts of two pieces, [P, N, part,
+    W] and [P, N, 1, part]. `constants` are int64 vectors by their values.
     """
 
     queries: ir.Value
@@ -69,20 +69,29 @@ def one_token(sizes: Sizes, values: Values) -> ir.Graph:
     b, const = GraphBuilder(), values.constants
     with b.scope(f"{sizes.name}/one"):
         q_1HW = b.op("Reshape", [values.queries, const[1, sizes.heads, sizes.width]], name="query")
+        rows_1TW = b.op("Squeeze", [values.rows, const[(1,)]], name="rows")
+        bias_11T = b.op("Squeeze", [values.bias, const[(1,)]], name="bias")
+        y_1HW, _, _ = _attention(b, q_1HW, rows_1TW, bias_11T, sizes.scale)
+        return _finished(b, [_latent(b, y_1HW, sizes, const)])
+
+
+def one_token_in_parts(sizes: Sizes, values: Values) -> ir.Graph:
+    """The same, with the rows in parts."""
+    b, const = GraphBuilder(), values.constants
+    with b.scope(f"{sizes.name}/parts"):
+        q_1HW = b.op("Reshape", [values.queries, const[1, sizes.heads, sizes.width]], name="query")
         rows_PNTW = b.op("Reshape", [values.rows, values.rows_shape], name="rows")
         bias_PN1T = b.op("Reshape", [values.bias, values.bias_shape], name="bias")
-        body = _part(sizes, q_1HW)
-        inputs, attributes = [rows_PNTW, bias_PN1T], {"body": body, "num_scan_inputs": 2}
+        inputs, attributes = [rows_PNTW, bias_PN1T], {"body": _part(sizes, q_1HW), "num_scan_inputs": 2}
         y_PNHW, scores_PNHT, weights_PNHT = b.ops("Scan", inputs, attributes, 3, name="parts")
         largest_PNH1 = b.op("ReduceMax", [scores_PNHT, const[(3,)]], name="largest")
-        weight_PNH1 = b.op("Log", [b.op("ReduceMax", [weights_PNHT, const[(3,)]], name="weight")])
-        sums_PNH1 = b.op("Sub", [largest_PNH1, weight_PNH1], name="log_sum")
+        weight_PNH1 = b.op("ReduceMax", [weights_PNHT, const[(3,)]], name="weight")
+        sums_PNH1 = b.op("Sub", [largest_PNH1, b.op("Log", [weight_PNH1])], name="log_sums")
         sums_NH1 = b.op("Reshape", [sums_PNH1, const[-1, sizes.heads, 1]])
         y_NHW = b.op("Reshape", [y_PNHW, const[-1, sizes.heads, sizes.width]])
         shares_NH1 = b.op("Softmax", [sums_NH1], {"axis": 0}, name="shares")
         y_1HW = b.op("ReduceSum", [b.op("Mul", [y_NHW, shares_NH1]), const[(0,)]], name="sum")
-        y_1HL = b.op("Slice", [y_1HW, const[(0,)], const[(sizes.rank,)], const[(2,)]], name="latent")
-        return _finished(b, [b.op("Unsqueeze", [y_1HL, const[(2,)]], name="output")])
+        return _finished(b, [_latent(b, y_1HW, sizes, const)])
 
 
 def _part(sizes: Sizes, q_1HW: ir.Value) -> ir.Graph:
@@ -91,13 +100,26 @@ def _part(sizes: Sizes, q_1HW: ir.Value) -> ir.Graph:
     with b.scope(f"{sizes.name}/part"):
         rows_NTW = b.input(f"{sizes.name}/part/rows", ir.DataType.FLOAT, ["pieces", "part", sizes.width])
         bias_N1T = b.input(f"{sizes.name}/part/bias", ir.DataType.FLOAT, ["pieces", 1, "part"])
-        scores_NHT = b.op("Add", [_scores(b, q_1HW, rows_NTW, sizes.scale), bias_N1T], name="seen")
-        weights_NHT = b.op("Softmax", [scores_NHT], {"axis": -1})
-        return _finished(b, [b.op("MatMul", [weights_NHT, rows_NTW], name="mix"), scores_NHT, weights_NHT])
+        return _finished(b, _attention(b, q_1HW, rows_NTW, bias_N1T, sizes.scale))
+
+
+def _attention(
+    b: GraphBuilder, q_1HW: ir.Value, rows_NTW: ir.Value, bias_N1T: ir.Value, scale: float
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Mix [N, H, W], scores and weights [N, H, T]."""
+    scores_NHT = b.op("Add", [_scores(b, q_1HW, rows_NTW, scale), bias_N1T], name="seen")
+    weights_NHT = b.op("Softmax", [scores_NHT], {"axis": -1})
+    return b.op("MatMul", [weights_NHT, rows_NTW], name="mix"), scores_NHT, weights_NHT
+
+
+def _latent(b: GraphBuilder, y_1HW: ir.Value, sizes: Sizes, const: Mapping[tuple[int, ...], ir.Value]) -> ir.Value:
+    """The latent's channels [1, H, 1, L] of a mix."""
+    y_1HL = b.op("Slice", [y_1HW, const[(0,)], const[(sizes.rank,)], const[(2,)]], name="latent")
+    return b.op("Unsqueeze", [y_1HL, const[(2,)]], name="output")
 
 
 def many_tokens(sizes: Sizes, values: Values) -> ir.Graph:
-    """The same for any number of tokens, float32 [B, H, S, L], for a batch too."""
+    """The same for any number of tokens and a batch: float32 [B, H, S, L]."""
     b, const = GraphBuilder(), values.constants
     with b.scope(f"{sizes.name}/many"):
         groups = sizes.heads // sizes.group
@@ -128,6 +150,14 @@ def _group(
 
 def _scores(b: GraphBuilder, q: ir.Value, rows: ir.Value, scale: float) -> ir.Value:
     return b.op("FusedMatMul", [q, rows], {"transB": 1, "alpha": scale}, domain=MICROSOFT, name="scores")
+
+
+def choice(name: str, condition: ir.Value, then: ir.Graph, otherwise: ir.Graph) -> ir.Graph:
+    """One of two branches, as a branch."""
+    b = GraphBuilder()
+    with b.scope(name):
+        branches = {"then_branch": then, "else_branch": otherwise}
+        return _finished(b, [b.op("If", [condition], branches, name="output")])
 
 
 def _finished(b: GraphBuilder, outputs: Sequence[ir.Value]) -> ir.Graph:

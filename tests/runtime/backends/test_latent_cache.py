@@ -101,13 +101,14 @@ def test_steps_read_a_long_context_in_parts(checkpoint, expected, tmp_path, monk
 
 
 def test_rows_are_bound_anew_only_when_more_are_read(backend, monkeypatch):
+    monkeypatch.setattr(latent_rows, "PART_ROWS", 32)
     sequence, bound = backend.sequence(), []
     bind = sequence._bind_cache
     monkeypatch.setattr(sequence, "_bind_cache", lambda index, rows: (bound.append(rows.shape[2]), bind(index, rows)))
-    sequence.forward(IDS[:99], keep=1)
-    for token in IDS[99:104]:
+    sequence.forward(IDS[:94], keep=1)
+    for token in IDS[94:104]:
         sequence.forward(np.array([token]), keep=1)
-    assert bound == [99] * 3 + [100] * 3 + [102] * 3 + [104] * 3
+    assert bound[::3] == [94, 95, 96, 102, 108] and len(bound) == 15
 
 
 def test_a_hit_replays_bit_for_bit_in_buffers_of_another_size(backend):
