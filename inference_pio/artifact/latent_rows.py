@@ -7,10 +7,10 @@ does without parts where the rows that it is given do not divide so; the runtime
 
 from __future__ import annotations
 
-PART_ROWS = 512
-"""A context has as many parts as this number goes into its rows; 512 rows of 576 channels are 1.2 MB."""
+PART_ROWS = 1024
+"""A context has as many parts as this number goes into its rows; 1,024 rows of 576 channels are 2.4 MB."""
 
-FEWEST_PARTS = 3
+FEWEST_PARTS = 2
 """With fewer of them, parts cost more than they save."""
 
 

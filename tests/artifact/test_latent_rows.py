@@ -9,7 +9,7 @@ from inference_pio.artifact.latent_rows import FEWEST_PARTS, PART_ROWS, rows_to_
 
 @pytest.mark.parametrize(
     ("total", "rows"),
-    [(1, 1), (511, 511), (1535, 1535), (1536, 1536), (1537, 1542), (2047, 2048), (4096, 4096), (4097, 4112)],
+    [(1, 1), (2047, 2047), (2048, 2048), (2049, 2052), (3071, 3072), (4096, 4096), (4097, 4104), (9215, 9216)],
 )
 def test_rows(total, rows):
     assert rows_to_read(total) == rows

@@ -59,7 +59,7 @@ class Sizes:
     def constants(self) -> list[tuple[int, ...]]:
         """The constants that the forms need."""
         heads, width = self.heads, self.width
-        one = [(1, heads, width), (-1, heads, width), (-1, heads, 1)]
+        one = [(1, heads, width), (heads, 1, width), (-1, heads, width), (-1, heads, 1)]
         many = [(0, heads // self.group, -1, width), (0, self.group, -1), (0, -1), (0, heads, -1, self.rank)]
         return [*one, *many, (0,), (1,), (2,), (3,), (self.rank,)]
 
@@ -72,7 +72,7 @@ def one_token(sizes: Sizes, values: Values) -> ir.Graph:
         rows_1TW = b.op("Squeeze", [values.rows, const[(1,)]], name="rows")
         bias_11T = b.op("Squeeze", [values.bias, const[(1,)]], name="bias")
         y_1HW, _, _ = _attention(b, q_1HW, rows_1TW, bias_11T, sizes.scale)
-        return _finished(b, [_latent(b, y_1HW, sizes, const)])
+        return _finished(b, [_latent(b, b.op("Reshape", [y_1HW, const[sizes.heads, 1, sizes.width]]), sizes, const)])
 
 
 def one_token_in_parts(sizes: Sizes, values: Values) -> ir.Graph:
@@ -87,11 +87,11 @@ def one_token_in_parts(sizes: Sizes, values: Values) -> ir.Graph:
         largest_PNH1 = b.op("ReduceMax", [scores_PNHT, const[(3,)]], name="largest")
         weight_PNH1 = b.op("ReduceMax", [weights_PNHT, const[(3,)]], name="weight")
         sums_PNH1 = b.op("Sub", [largest_PNH1, b.op("Log", [weight_PNH1])], name="log_sums")
-        sums_NH1 = b.op("Reshape", [sums_PNH1, const[-1, sizes.heads, 1]])
+        sums_H1N = b.op("Transpose", [b.op("Reshape", [sums_PNH1, const[-1, sizes.heads, 1]])], {"perm": [1, 2, 0]})
+        shares_H1N = b.op("Softmax", [sums_H1N], {"axis": -1}, name="shares")
         y_NHW = b.op("Reshape", [y_PNHW, const[-1, sizes.heads, sizes.width]])
-        shares_NH1 = b.op("Softmax", [sums_NH1], {"axis": 0}, name="shares")
-        y_1HW = b.op("ReduceSum", [b.op("Mul", [y_NHW, shares_NH1]), const[(0,)]], name="sum")
-        return _finished(b, [_latent(b, y_1HW, sizes, const)])
+        y_H1W = b.op("MatMul", [shares_H1N, b.op("Transpose", [y_NHW], {"perm": [1, 0, 2]})], name="sum")
+        return _finished(b, [_latent(b, y_H1W, sizes, const)])
 
 
 def _part(sizes: Sizes, q_1HW: ir.Value) -> ir.Graph:
@@ -112,10 +112,10 @@ def _attention(
     return b.op("MatMul", [weights_NHT, rows_NTW], name="mix"), scores_NHT, weights_NHT
 
 
-def _latent(b: GraphBuilder, y_1HW: ir.Value, sizes: Sizes, const: Mapping[tuple[int, ...], ir.Value]) -> ir.Value:
+def _latent(b: GraphBuilder, y_H1W: ir.Value, sizes: Sizes, const: Mapping[tuple[int, ...], ir.Value]) -> ir.Value:
     """The latent's channels [1, H, 1, L] of a mix."""
-    y_1HL = b.op("Slice", [y_1HW, const[(0,)], const[(sizes.rank,)], const[(2,)]], name="latent")
-    return b.op("Unsqueeze", [y_1HL, const[(2,)]], name="output")
+    y_H1L = b.op("Slice", [y_H1W, const[(0,)], const[(sizes.rank,)], const[(2,)]], name="latent")
+    return b.op("Unsqueeze", [y_H1L, const[(0,)]], name="output")
 
 
 def many_tokens(sizes: Sizes, values: Values) -> ir.Graph:

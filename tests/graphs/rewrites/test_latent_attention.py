@@ -57,10 +57,11 @@ def test_the_result_is_the_same(spec, capacity, tmp_path):
         done += size
 
 
-@pytest.mark.parametrize("part", [4, 5, 12])
-def test_a_token_reads_the_rows_in_parts(part, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("part", "fewest"), [(4, 1), (5, 2), (12, 3)])
+def test_a_token_reads_the_rows_in_parts(part, fewest, tmp_path, monkeypatch):
     """With rows behind those in use, with as many as divide, and with a number that does not."""
     monkeypatch.setattr(latent_attention, "PART_ROWS", part)
+    monkeypatch.setattr(latent_attention, "FEWEST_PARTS", fewest)
     expected = Steps(canonical(), tmp_path).step(IDS)
     for capacity in (40, 48, None):
         steps = Steps(lowered(), tmp_path, capacity=capacity)
@@ -69,7 +70,7 @@ def test_a_token_reads_the_rows_in_parts(part, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("rows", "shape"), [(16, None), (23, None), (24, [3, 2, 4]), (26, None), (30, [3, 2, 5]), (40, [5, 2, 4])]
+    ("rows", "shape"), [(14, None), (16, [2, 2, 4]), (23, None), (24, [3, 2, 4]), (26, None), (30, [3, 2, 5])]
 )
 def test_parts_have_two_pieces_of_one_size(rows, shape, tmp_path, monkeypatch):
     monkeypatch.setattr(latent_attention, "PART_ROWS", 8)
@@ -90,7 +91,7 @@ def test_only_one_token_of_one_sequence_behind_many_rows_reads_in_parts(tmp_path
     monkeypatch.setattr(latent_attention, "PART_ROWS", 8)
     spec = spec_with(windows=(None,))
     expected, model = Steps(canonical(spec), tmp_path).step(IDS), lowered(spec)
-    set_attribute(next(n for n in model.graph.all_nodes() if str(n.name).endswith("parts/shares")), "axis", 2)
+    set_attribute(next(n for n in model.graph.all_nodes() if str(n.name).endswith("parts/shares")), "axis", 0)
     steps = Steps(model, tmp_path)
     found = [steps.step(IDS[:, :24]), *(steps.step(IDS[:, n : n + 1]) for n in range(24, 40))]
     wrong = np.abs(np.concatenate(found, axis=1) - expected).max(axis=(0, 2)) > 1e-3

@@ -105,10 +105,10 @@ def test_rows_are_bound_anew_only_when_more_are_read(backend, monkeypatch):
     sequence, bound = backend.sequence(), []
     bind = sequence._bind_cache
     monkeypatch.setattr(sequence, "_bind_cache", lambda index, rows: (bound.append(rows.shape[2]), bind(index, rows)))
-    sequence.forward(IDS[:94], keep=1)
-    for token in IDS[94:104]:
+    sequence.forward(IDS[:62], keep=1)
+    for token in IDS[62:74]:
         sequence.forward(np.array([token]), keep=1)
-    assert bound[::3] == [94, 95, 96, 102, 108] and len(bound) == 15
+    assert bound[::3] == [62, 63, 64, 68, 72, 76] and len(bound) == 18
 
 
 def test_a_hit_replays_bit_for_bit_in_buffers_of_another_size(backend):
