@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from inference_pio.machine.cpu import cpu_name
 from inference_pio.machine.gpus import find_gpus
 from inference_pio.runtime.cpu import cpu_class, cpu_flags, physical_cores
 
@@ -28,7 +29,7 @@ def diagnose() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "cpu": {
-            "name": _cpu_name(),
+            "name": cpu_name(),
             "class": cpu_class(flags),
             "features": [name for name in FEATURES if name in flags],
             "physical_cores": physical_cores(),
@@ -80,12 +81,3 @@ def _installed(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
