@@ -10,6 +10,8 @@ from inference_pio.cli.common import SIZE, hub_cache, json_option, size_text, vi
 from inference_pio.errors import ResourceLimitError
 from inference_pio.planning.plan import Plan, PlanOptions, make_plans
 
+SMALLER = "choose a smaller precision, cache or context, other hardware or another target"
+
 
 @click.command("plan")
 @click.argument("checkpoint")
@@ -22,7 +24,7 @@ from inference_pio.planning.plan import Plan, PlanOptions, make_plans
 )
 @click.option("--host", default=PlanOptions.host, show_default=True, metavar="NAME|FILE", help="The CPU beside a GPU.")
 @click.option("--vram", type=SIZE, help="GPU memory to use; the card's own by default.")
-@click.option("--ram", type=SIZE, help="Memory of the host; 8GB by default.")
+@click.option("--ram", type=SIZE, help="Memory of the host; 8GB by default, with auto what is there.")
 @click.option("--target", help="Where the artifact will run; by default the first that fits.")
 @click.option("--precision", default=PlanOptions.precision, show_default=True, help="The recipe, or a .json file.")
 @click.option(
@@ -49,10 +51,10 @@ def command(checkpoint: str, json_out: str | None, **values: Any) -> int:
 
 def _show(plan: Plan) -> None:
     gpu, host = plan.memory["gpu"], plan.memory["host"] or 0
-    beside = "" if gpu is None else f", {size_text(gpu)} and {plan.host} with"
-    _row("machine", f"{plan.card} ({plan.hardware}){beside} {size_text(host)}")
+    memory = size_text(host) if gpu is None else f"{size_text(gpu)}, {plan.host} with {size_text(host)}"
+    _row("machine", f"{plan.card} ({plan.hardware}) with {memory}")
     _row("artifact", f"{'/'.join(filter(None, (plan.target, plan.dialect)))}, {plan.precision}, {plan.kv_cache} cache")
-    _row("fits", "yes" if plan.fits else f"no: {plan.reason}")
+    _row("fits", "yes" if plan.fits else f"no: {plan.reason}; {SMALLER}")
     for entry in plan.places:
         _row(entry["part"], f"{size_text(entry['bytes']):>10}  {entry['place']}")
     for entry in plan.reserved:

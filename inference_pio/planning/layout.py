@@ -13,7 +13,6 @@ from inference_pio.planning.rules import (
     DISK_GB_S,
     IMAGE_PATCHES,
     PROCESS_BYTES,
-    SHORTEST_CONTEXT,
     SYSTEM_BYTES,
     WORKSPACE_BYTES,
     Rules,
@@ -49,11 +48,18 @@ class Layout:
 
 
 def lay_out(
-    spec: DecoderSpec, sizes: dict[Part, PartSize], rules: Rules, card: Card, host: Card, memory: Memory, cache: int
+    spec: DecoderSpec,
+    sizes: dict[Part, PartSize],
+    rules: Rules,
+    card: Card,
+    host: Card,
+    memory: Memory,
+    cache: int,
+    tokens: int,
 ) -> Layout:
-    """Put every part in its place; a token of cache takes `cache` bytes."""
+    """Put every part in its place. A token of cache takes `cache` bytes; a CPU keeps memory for `tokens` of them."""
     if memory.gpu is None:
-        return _on_cpu(spec, sizes, rules, card, memory.host, cache)
+        return _on_cpu(spec, sizes, rules, card, memory.host, cache * tokens, cache)
     return _on_gpu(spec, sizes, rules, card, host, memory.gpu, memory.host, cache)
 
 
@@ -77,8 +83,9 @@ def _on_gpu(
     used = 0
     for part in parts_of(sizes, device):
         size = _own_bytes(part, sizes, spec, device)
-        found.places.append((part.value, GPU, size))
         used += size
+        if size:
+            found.places.append((part.value, GPU, size))
     found.spare = vram - used - sum(size for _, _, size in reserved)
     found.sites.append(Site(card, rules, parts_of(sizes, device), attention=True, cache_bytes=cache))
     elsewhere = [part for part in (Part.TABLE, Part.EXPERTS) if part not in device]
@@ -90,12 +97,13 @@ def _on_gpu(
     return found
 
 
-def _on_cpu(spec: DecoderSpec, sizes: dict[Part, PartSize], rules: Rules, card: Card, ram: int, cache: int) -> Layout:
+def _on_cpu(
+    spec: DecoderSpec, sizes: dict[Part, PartSize], rules: Rules, card: Card, ram: int, needed: int, cache: int
+) -> Layout:
     process = PROCESS_BYTES + _image_bytes(spec.vision)
     found = Layout(reserved=[("system", RAM, SYSTEM_BYTES), ("process", RAM, process)])
     budget = ram - SYSTEM_BYTES - process
     everything = sum(_own_bytes(part, sizes, spec, set(sizes)) for part in sizes)
-    needed = cache * SHORTEST_CONTEXT
     found.spare = max(budget - everything, needed)
     room = budget - found.spare
     for group, attention in ((DENSE, True), ((Part.EXPERTS,), False)):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import psutil
 
 from inference_pio.calibration.recipes import Recipe, find_recipe
 from inference_pio.errors import BadInputError
 from inference_pio.export.plan import KV_CACHES, check_context_length, check_int8_cache
 from inference_pio.graphs.architectures import read_config
+from inference_pio.graphs.hardware import find_hardware
 from inference_pio.graphs.hardware.hardware import Card, Hardware
 from inference_pio.graphs.spec import DecoderSpec
 from inference_pio.graphs.targets import find_target
@@ -20,6 +24,7 @@ from inference_pio.planning.rules import (
     CACHE_ITEM_BYTES,
     CONTEXTS,
     IMAGE_PATCHES,
+    MAPPED_CONTEXT,
     PROMPTS,
     RULES,
     SHORTEST_CONTEXT,
@@ -37,7 +42,7 @@ class PlanOptions:
     """What a plan is for.
 
     `hardware` is a card, a class of cards, a .json file or `auto`, `host` the CPU beside a GPU; `vram` and `ram` are
-    bytes, the card's own and 8 GB by default. `target` None takes the first of the hardware's where the model fits.
+    bytes, by default the card's own and 8 GB (with `auto`, all of this machine's). `target` None takes the first of the hardware's where the model fits.
     """
 
     hardware: str = "auto"
@@ -152,7 +157,8 @@ def _best(
 
 
 def _memory(hardware: Hardware, card: Card, options: PlanOptions, among_many: bool) -> Memory:
-    host = DEFAULT_RAM if options.ram is None else options.ram
+    own = psutil.virtual_memory().total if options.hardware == "auto" else DEFAULT_RAM
+    host = own if options.ram is None else options.ram
     if not hardware.is_gpu:
         return Memory(None, host)
     if options.vram is None:
@@ -173,6 +179,14 @@ def _check_cache(spec: DecoderSpec, case: _Case, kind: str) -> None:
         check_int8_cache(spec, case.target)
 
 
+def _has_cache(spec: DecoderSpec, case: _Case, kind: str) -> bool:
+    try:
+        _check_cache(spec, case, kind)
+    except BadInputError:
+        return False
+    return True
+
+
 def _plan(
     architecture: ModuleType, spec: DecoderSpec, case: _Case, memory: Memory, name: str, options: PlanOptions
 ) -> Plan:
@@ -180,8 +194,10 @@ def _plan(
     sizes = part_sizes(architecture, spec, case.recipe)
     elements = len(spec.cache_kinds) * spec.layers * spec.kv_heads * spec.head_dim
     per_token = elements * CACHE_ITEM_BYTES[options.kv_cache]
-    layout = lay_out(spec, sizes, rules, case.card, case.host, memory, per_token)
-    tokens = {kind: max(0, layout.spare) // (elements * CACHE_ITEM_BYTES[kind]) for kind in rules.caches}
+    kept = options.context_length or min(MAPPED_CONTEXT, spec.context_length)
+    layout = lay_out(spec, sizes, rules, case.card, case.host, memory, per_token, kept)
+    kinds = [kind for kind in rules.caches if _has_cache(spec, case, kind)]
+    tokens = {kind: max(0, layout.spare) // (elements * CACHE_ITEM_BYTES[kind]) for kind in kinds}
     context, reason = _context(spec, case, layout, tokens[options.kv_cache], per_token, options)
     model, fits = Model(spec, tuple(layout.sites)), not reason
     contexts = sorted({*(c for c in CONTEXTS if c <= context), context}) if fits else []
@@ -221,14 +237,13 @@ def _context(
     """The context that is planned for, and why the model does not fit with it ("" where it does)."""
     asked = options.context_length
     needed = min(SHORTEST_CONTEXT, spec.context_length) if asked is None else asked
-    smaller = "choose a smaller precision, cache or context, or a larger card"
     if spec.moe is not None and RULES[case.key].experts_on_device is None:
-        return needed, f"{case.key} has no operator for experts: use another target"
+        return needed, f"{case.key} has no operator for experts"
     if layout.lacking:
-        return needed, f"{layout.lacking} are lacking before the first token of cache: {smaller}"
+        return needed, f"{layout.lacking} are lacking before the first token of cache"
     if tokens < needed:
         lacking = -(-(needed * per_token - layout.spare) // 10**6)
-        return needed, f"{lacking}MB are lacking for a cache of {needed} tokens: {smaller}"
+        return needed, f"{lacking}MB are lacking for a cache of {needed} tokens"
     if asked is not None:
         return asked, ""
     fitting = min(spec.context_length, tokens)
@@ -237,9 +252,10 @@ def _context(
 
 def _command(case: _Case, name: str, context: int, options: PlanOptions) -> str:
     precision = case.recipe.name if options.precision == "auto" else options.precision
-    folder = f"artifacts/{name.rstrip('/').rpartition('/')[2]}-{case.hardware.name}-{case.recipe.name}"
+    folder = f"artifacts/{Path(name).name}-{case.hardware.name}-{case.recipe.name}"
     words = ["inference-pio", "export", name, "-o", folder, "--target", case.target]
-    words += ["--hardware", case.hardware.name, "--precision", precision, "--context-length", str(context)]
+    hardware = case.hardware if case.hardware.is_gpu else find_hardware("auto", case.target)
+    words += ["--hardware", hardware.name, "--precision", precision, "--context-length", str(context)]
     if options.kv_cache != "fp32":
         words += ["--kv-cache", options.kv_cache]
     if case.recipe.calibrated or options.kv_cache == "int8":
