@@ -8,7 +8,8 @@ import click
 
 from inference_pio.cli.common import SIZE, hub_cache, json_option, size_text, visible, write_json
 from inference_pio.errors import ResourceLimitError
-from inference_pio.planning.plan import Plan, PlanOptions, make_plans
+from inference_pio.planning.plan import Plan, PlanOptions
+from inference_pio.planning.planner import make_plans
 
 SMALLER = "choose a smaller precision, cache or context, other hardware or another target"
 
@@ -69,13 +70,13 @@ def _show(plan: Plan) -> None:
 
 
 def _speeds(plan: Plan) -> None:
-    for decode in plan.decode:
+    for decode in plan.speeds.decode:
         _row("decode", f"at most {decode['tokens_per_s']:.1f} tokens/s after {decode['context']:,.0f} tokens")
-    for prefill in plan.prefill:
+    for prefill in plan.speeds.prefill:
         _row("prefill", f"at most {prefill['tokens_per_s']:,.0f} tokens/s of {prefill['prompt_tokens']:,.0f} tokens")
-    _row("prefill", f"at most {plan.prefill_products:,.0f} tokens/s in products with weights alone")
-    if plan.image_seconds is not None:
-        _row("image", f"at least {plan.image_seconds:.3f} s for 512 x 512 pixels")
+    _row("prefill", f"at most {plan.speeds.prefill_products:,.0f} tokens/s in products with weights alone")
+    if plan.speeds.image_seconds is not None:
+        _row("image", f"at least {plan.speeds.image_seconds:.3f} s for 512 x 512 pixels")
 
 
 def _table(plans: list[Plan]) -> None:
@@ -84,7 +85,7 @@ def _table(plans: list[Plan]) -> None:
         target = "/".join(filter(None, (plan.target, plan.dialect)))
         start = f"{plan.card:<18} {target:<16} {plan.precision:<16}"
         if plan.fits:
-            speed = f"{plan.decode[0]['tokens_per_s']:>9.1f} {plan.prefill_products or 0:>10,.0f}"
+            speed = f"{plan.speeds.decode[0]['tokens_per_s']:>9.1f} {plan.speeds.prefill_products or 0:>10,.0f}"
             click.echo(f"{start} {plan.context_length:>8,} {speed}")
         else:
             click.echo(f"{start} does not fit: {plan.reason}")

@@ -113,6 +113,11 @@ def check_kv_cache(checkpoint: Checkpoint, options: ExportOptions) -> None:
         check_int8_cache(spec, options.target)
 
 
+def has_int8_cache(spec: DecoderSpec) -> bool:
+    """Whether a model's cache can be int8."""
+    return spec.mla is None and spec.vision is None
+
+
 def check_int8_cache(spec: DecoderSpec, target: str) -> None:
     """Raise BadInputError for a model whose cache cannot be int8."""
     if spec.mla is not None:

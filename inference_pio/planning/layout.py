@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from inference_pio.graphs.hardware.hardware import Card
 from inference_pio.graphs.spec import DecoderSpec, VisionSpec
+from inference_pio.planning.plan import Case
 from inference_pio.planning.rules import (
     CONTEXT_BYTES,
     CPU_RULES,
@@ -13,9 +14,9 @@ from inference_pio.planning.rules import (
     DISK_GB_S,
     IMAGE_PATCHES,
     PROCESS_BYTES,
+    RULES,
     SYSTEM_BYTES,
     WORKSPACE_BYTES,
-    Rules,
 )
 from inference_pio.planning.speed import Site, parts_of
 from inference_pio.planning.weights import Part, PartSize
@@ -39,6 +40,7 @@ class Layout:
     `spare` bytes are left for the cache, negative where weights and reserves alone are too much.
     """
 
+    cache_place: str
     spare: int = 0
     places: list[tuple[str, str, int]] = field(default_factory=list)
     reserved: list[tuple[str, str, int]] = field(default_factory=list)
@@ -48,35 +50,20 @@ class Layout:
 
 
 def lay_out(
-    spec: DecoderSpec,
-    sizes: dict[Part, PartSize],
-    rules: Rules,
-    card: Card,
-    host: Card,
-    memory: Memory,
-    cache: int,
-    tokens: int,
+    spec: DecoderSpec, sizes: dict[Part, PartSize], case: Case, memory: Memory, cache: int, tokens: int
 ) -> Layout:
     """Put every part in its place. A token of cache takes `cache` bytes; a CPU keeps memory for `tokens` of them."""
     if memory.gpu is None:
-        return _on_cpu(spec, sizes, rules, card, memory.host, cache * tokens, cache)
-    return _on_gpu(spec, sizes, rules, card, host, memory.gpu, memory.host, cache)
+        return _on_cpu(spec, sizes, case, memory.host, cache, tokens)
+    return _on_gpu(spec, sizes, case, memory.gpu, memory.host, cache)
 
 
-def _on_gpu(
-    spec: DecoderSpec,
-    sizes: dict[Part, PartSize],
-    rules: Rules,
-    card: Card,
-    host: Card,
-    vram: int,
-    ram: int,
-    cache: int,
-) -> Layout:
+def _on_gpu(spec: DecoderSpec, sizes: dict[Part, PartSize], case: Case, vram: int, ram: int, cache: int) -> Layout:
+    rules = RULES[case.key]
     reserved = [("CUDA", GPU, CONTEXT_BYTES), ("activations", GPU, WORKSPACE_BYTES + _image_bytes(spec.vision))]
-    if card.display:
+    if case.card.display:
         reserved.append(("desktop", GPU, DESKTOP_BYTES))
-    found = Layout(reserved=[*reserved, ("system", RAM, SYSTEM_BYTES), ("process", RAM, PROCESS_BYTES)])
+    found = Layout(GPU, reserved=[*reserved, ("system", RAM, SYSTEM_BYTES), ("process", RAM, PROCESS_BYTES)])
     device = {Part.LAYERS, Part.HEAD, Part.VISION}
     device |= {Part.TABLE} if rules.table_on_device else set()
     device |= {Part.EXPERTS} if rules.experts_on_device else set()
@@ -87,9 +74,9 @@ def _on_gpu(
         if size:
             found.places.append((part.value, GPU, size))
     found.spare = vram - used - sum(size for _, _, size in reserved)
-    found.sites.append(Site(card, rules, parts_of(sizes, device), attention=True, cache_bytes=cache))
+    found.sites.append(Site(case.card, rules, parts_of(sizes, device), attention=True, cache_bytes=cache))
     elsewhere = [part for part in (Part.TABLE, Part.EXPERTS) if part not in device]
-    left = _fill(found, sizes, elsewhere, ram - SYSTEM_BYTES - PROCESS_BYTES, host)
+    left = _fill(found, sizes, elsewhere, ram - SYSTEM_BYTES - PROCESS_BYTES, case.host)
     if found.spare < 0:
         found.lacking = f"{_mb(-found.spare)} of GPU memory"
     elif left < 0:
@@ -97,11 +84,10 @@ def _on_gpu(
     return found
 
 
-def _on_cpu(
-    spec: DecoderSpec, sizes: dict[Part, PartSize], rules: Rules, card: Card, ram: int, needed: int, cache: int
-) -> Layout:
+def _on_cpu(spec: DecoderSpec, sizes: dict[Part, PartSize], case: Case, ram: int, cache: int, tokens: int) -> Layout:
+    rules, needed = RULES[case.key], cache * tokens
     process = PROCESS_BYTES + _image_bytes(spec.vision)
-    found = Layout(reserved=[("system", RAM, SYSTEM_BYTES), ("process", RAM, process)])
+    found = Layout(RAM, reserved=[("system", RAM, SYSTEM_BYTES), ("process", RAM, process)])
     budget = ram - SYSTEM_BYTES - process
     everything = sum(_own_bytes(part, sizes, spec, set(sizes)) for part in sizes)
     found.spare = max(budget - everything, needed)
@@ -116,7 +102,7 @@ def _on_cpu(
             _split(found, part, size, kept / total if total else 1.0)
         if parts:
             on_disk = 1.0 - kept / total
-            found.sites.append(Site(card, rules, parts, attention, cache, on_disk, DISK_GB_S))
+            found.sites.append(Site(case.card, rules, parts, attention, cache, on_disk, DISK_GB_S))
     layer = sizes[Part.LAYERS].stored // spec.layers
     if budget < needed + min(everything, layer):
         found.lacking = f"{_mb(needed + min(everything, layer) - budget)} of memory"

@@ -57,11 +57,11 @@ class PartSize:
         self.operations[product] = self.operations.get(product, 0.0) + operations * share
 
 
-def part_sizes(architecture: ModuleType, spec: DecoderSpec, recipe: Recipe) -> dict[Part, PartSize]:
-    """Sizes of the parts that the model has. A tied head is a part too: it is the token table once more."""
+def part_sizes(shapes: dict[str, tuple[int, ...]], spec: DecoderSpec, recipe: Recipe) -> dict[Part, PartSize]:
+    """Sizes of the parts that tensors of these shapes make up. A tied head is one: the token table once more."""
     found: dict[Part, PartSize] = {}
     table = spec.edge_tensors[0]
-    for name, shape in tensor_shapes(architecture, spec).items():
+    for name, shape in shapes.items():
         if name == table:
             size = stored_bytes(shape, recipe.format_of(name, spec), shape[1:], whole_blocks=True)
             found[Part.TABLE] = PartSize(size, size / shape[0])
