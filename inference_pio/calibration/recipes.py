@@ -88,7 +88,7 @@ SUPPORTED = {
     "ort-cpu": ("fp32", "fp16", "int8", "int4", "int8-calibrated", "int4-calibrated", "w8a8", "w8a8-static"),
     "tensorrt/trt85": ("fp32", "w8a8-static"),
     "tensorrt/modern": ("fp32", "fp16", "w8a8-static"),
-    "ort-cuda/sm61": ("fp32", "int8", "int4", "int8-calibrated", "int4-calibrated"),
+    "ort-cuda/sm61": ("fp32", "int4", "int4-calibrated", "w8a8", "w8a8-static"),
     "ort-cuda/modern": ("fp32", "fp16", "int8", "int4", "int8-calibrated", "int4-calibrated"),
 }
 """Recipes per `Target.key`; a pair that is not here is refused before any work."""
@@ -98,7 +98,7 @@ AUTO = {
     "ort-cpu": "w8a8",
     "tensorrt/trt85": "w8a8-static",
     "tensorrt/modern": "w8a8-static",
-    "ort-cuda/sm61": "int4-calibrated",
+    "ort-cuda/sm61": "w8a8",
     "ort-cuda/modern": "int4-calibrated",
 }
 """What `auto` means per `Target.key`: the fastest recipe that stays the same model."""

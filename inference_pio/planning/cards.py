@@ -9,7 +9,7 @@ from typing import Any
 
 from inference_pio.artifact.jsonfile import read_json_object
 from inference_pio.errors import BadInputError
-from inference_pio.graphs.hardware import profile_of, profiles
+from inference_pio.graphs.hardware import AUTO, profile_of, profiles
 from inference_pio.graphs.hardware.hardware import Card, Hardware
 from inference_pio.machine.cpu import cpu_name
 from inference_pio.machine.gpus import find_gpus
@@ -24,7 +24,7 @@ def find_cards(name: str) -> tuple[Hardware, tuple[Card, ...]]:
 
     Raises BadInputError for names that are not known, broken files, and machines that no figures are known of.
     """
-    if name == "auto":
+    if name == AUTO:
         return _own()
     if name.endswith(".json"):
         hardware, card = read_card(Path(name))

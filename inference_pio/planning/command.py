@@ -7,7 +7,7 @@ from pathlib import Path
 
 from inference_pio.errors import BadInputError
 from inference_pio.export.plan import KV_CACHES
-from inference_pio.graphs.hardware import find_hardware
+from inference_pio.graphs.hardware import AUTO, find_hardware
 from inference_pio.graphs.spec import DecoderSpec
 from inference_pio.graphs.targets import find_target
 from inference_pio.planning.layout import NVME, Layout
@@ -21,7 +21,7 @@ def export_command(case: Case, name: str, context: int, options: PlanOptions) ->
     precision = case.recipe.name if options.precision == "auto" else options.precision
     folder = f"artifacts/{Path(name).name}-{case.hardware.name}-{case.recipe.name}"
     words = ["inference-pio", "export", name, "-o", folder, "--target", case.target]
-    hardware = case.hardware if case.hardware.is_gpu else find_hardware("auto", case.target)
+    hardware = case.hardware if case.hardware.is_gpu else find_hardware(AUTO, case.target)
     words += ["--hardware", hardware.name, "--precision", precision, "--context-length", str(context)]
     if options.kv_cache != "fp32":
         words += ["--kv-cache", options.kv_cache]

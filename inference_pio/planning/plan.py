@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from inference_pio.calibration.recipes import Recipe
+from inference_pio.graphs.hardware import AUTO
 from inference_pio.graphs.hardware.hardware import Card, Hardware
 from inference_pio.planning.cards import DEFAULT_HOST
 
@@ -19,7 +20,7 @@ class PlanOptions:
     the hardware's where the model fits.
     """
 
-    hardware: str = "auto"
+    hardware: str = AUTO
     host: str = DEFAULT_HOST
     vram: int | None = None
     ram: int | None = None

@@ -11,6 +11,7 @@ from inference_pio.calibration.recipes import Recipe, find_recipe
 from inference_pio.errors import BadInputError
 from inference_pio.export.plan import check_context_length, check_int8_cache, has_int8_cache
 from inference_pio.graphs.architectures import read_config
+from inference_pio.graphs.hardware import AUTO
 from inference_pio.graphs.hardware.hardware import Card, Hardware
 from inference_pio.graphs.spec import DecoderSpec
 from inference_pio.planning.cards import find_cards, find_host
@@ -54,7 +55,7 @@ def make_plans(config: dict[str, Any], name: str, options: PlanOptions) -> list[
 
 
 def _memory(hardware: Hardware, card: Card, options: PlanOptions, among_many: bool) -> Memory:
-    own = psutil.virtual_memory().total if options.hardware == "auto" else DEFAULT_RAM
+    own = psutil.virtual_memory().total if options.hardware == AUTO else DEFAULT_RAM
     host = own if options.ram is None else options.ram
     if not hardware.is_gpu:
         return Memory(None, host)

@@ -6,6 +6,7 @@ import random
 import pytest
 from random_shapes import published_config
 
+from inference_pio.calibration.recipes import find_recipe
 from inference_pio.graphs.hardware import profiles
 from inference_pio.planning.plan import PlanOptions
 from inference_pio.planning.planner import make_plans
@@ -120,17 +121,19 @@ def test_an_invented_card_and_a_random_shape(card_file, seed):
     rows = (heads + 2 * groups) * size + channels + 2 * inner + channels
     weights = 2 * heads * size * channels + 2 * groups * size * channels + 3 * channels * inner
     norms = layers * (2 * channels + 2 * size) + channels
-    on_gpu = layers * (weights + 4 * rows) + 4 * norms + vocabulary * channels * (1 + 4 / 128)
+    by_rows = find_recipe("w8a8-static", "tensorrt/trt85").edges.integer_product
+    edge = channels + 4 if by_rows else channels * (1 + 4 / 128)
+    on_gpu = layers * (weights + 4 * rows) + 4 * norms + vocabulary * edge
     token = 2 * layers * groups * size * 2
     free = int(card["memory_gib"] * 2**30) - (550 + 200 * card["display"]) * MIB - on_gpu
     assert plan.kv_tokens["fp16"] == int(free // token) and plan.fits
     bandwidth, floats, integers = (card[key] for key in ("bandwidth_gb_s", "fp32_tflops", "int8_tops"))
-    row = channels * (1 + 4 / 128) / HOST_BANDWIDTH
+    row = edge / HOST_BANDWIDTH
     for context in (0, 2048, 4096):
         read = (on_gpu + token * context) / (bandwidth * 1e9)
         attention = 4 * heads * size * context * layers
         products = 2 * layers * weights / (integers * 1e12)
-        head = 2 * vocabulary * channels / (floats * 1e12)
+        head = 2 * vocabulary * channels / ((integers if by_rows else floats) * 1e12)
         seconds = max(read, products + head + attention / (floats * 1e12)) + row
         assert decode_of(plan)[context] == pytest.approx(1 / seconds, rel=1e-9)
     for prompt in (512, 2048):
@@ -146,14 +149,14 @@ def test_experts_on_the_host_and_its_drive():
     """Of Qwen3-Coder's experts 8 of 128 are read per token, from memory and from the drive alike."""
     plan = plan_of("qwen3-coder-30b", hardware="gtx-1060-6gb", ram=16_000_000_000, precision="w8a8-static")
     experts = 48 * 128 * 3 * 768 * 2048 * (1 + 4 / 128)
-    table = 151_936 * 2048 * (1 + 4 / 128)
+    table = place_bytes(plan, "RAM", "token table")
     in_memory = 16e9 - (1536 + 300) * MIB - table
     assert place_bytes(plan, "RAM", "experts") == pytest.approx(in_memory, abs=1)
     assert place_bytes(plan, "NVMe", "experts") == pytest.approx(experts - in_memory, abs=1)
     assert place_bytes(plan, "GPU", "experts") == 0
     active = experts * 8 / 128
     host = max(active / HOST_BANDWIDTH, active * (1 - in_memory / experts) / DISK)
-    host = max(host, 2 * 48 * 8 * 3 * 768 * 2048 / HOST_INT8) + 2048 * (1 + 4 / 128) / HOST_BANDWIDTH
+    host = max(host, 2 * 48 * 8 * 3 * 768 * 2048 / HOST_INT8) + table / 151_936 / HOST_BANDWIDTH
     gpu = (place_bytes(plan, "GPU", "layers") + place_bytes(plan, "GPU", "head")) / 192.2e9
     assert decode_of(plan)[0] == pytest.approx(1 / (gpu + host), rel=1e-6)
     assert any("the CPU computes the experts" in note for note in plan.notes)

@@ -9,6 +9,9 @@ from inference_pio.errors import BadInputError
 from inference_pio.graphs.hardware.hardware import Hardware
 from inference_pio.machine.gpus import Gpu, find_gpus
 
+AUTO = "auto"
+"""In place of a name: what this machine is."""
+
 
 def supported() -> list[str]:
     """The names of the profiles."""
@@ -26,7 +29,7 @@ def find_hardware(name: str, target: str) -> Hardware:
 
     Raises BadInputError for an unknown name, a pair that does not fit, and for `auto` where this machine does not tell.
     """
-    if name == "auto":
+    if name == AUTO:
         return _own(target)
     for profile in profiles():
         if name == profile.name or profile.card(name) is not None:
