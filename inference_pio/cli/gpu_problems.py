@@ -108,6 +108,9 @@ def _tensorrt(gpu: Gpu, profile: Hardware, versions: Versions) -> list[str]:
     mend = f"pip install 'inference-pio[{_extra(profile, 'tensorrt')}]'"
     if last is not None and numbers(installed)[:3] > numbers(last):
         return [f"TensorRT {installed} does not serve {gpu.name}; {last} is the last that does: {mend}, on Python 3.10"]
+    cudnn = versions.get("nvidia-cudnn-cu11")
+    if last is not None and cudnn and numbers(cudnn) >= (9,):
+        return [f"TensorRT {installed} loads cuDNN 8, and nvidia-cudnn-cu11 is {cudnn}: {mend}"]
     if last is None and numbers(installed) < numbers(LEAST_MODERN_TENSORRT):
         return [f"TensorRT {installed} is older than {LEAST_MODERN_TENSORRT}, which artifacts need: {mend}"]
     return []

@@ -31,6 +31,7 @@ def gpu(capability="6.1", driver="580.95", name="GTX 1060"):
             {"tensorrt": "10.15.1"},
             r"TensorRT 10.15.1 does not serve .*; 8.6.1 .*\[trt85\]', on Python 3.10",
         ),
+        (gpu(), {"tensorrt": "8.5.3.1", "nvidia-cudnn-cu11": "9.10.2"}, r"loads cuDNN 8, .*9.10.2: .*\[trt85\]"),
         (gpu(driver="590.44.01"), {}, "driver 590.44.01 no longer serves GTX 1060: install R580"),
         (gpu("8.9"), {"tensorrt": "8.5.3.1"}, r"TensorRT 8.5.3.1 is older than 10.15, .*\[tensorrt\]'"),
         (gpu("10.0"), {"onnxruntime-gpu": "1.31.1"}, "has no code for GTX 1060"),
