@@ -38,7 +38,7 @@ from inference_pio.checkpoint.files import read_small
 from inference_pio.export.genai_config import genai_config
 from inference_pio.export.plan import Estimate, ExportPlan
 from inference_pio.graphs.blocks.rope import RopeSpec
-from inference_pio.graphs.rewrites.expert_kernels import rounds_activations
+from inference_pio.graphs.rewrites.linear_kernels import rounds_activations
 from inference_pio.graphs.spec import DecoderSpec, VisionSpec
 from inference_pio.graphs.targets.target import RewriteReport
 from inference_pio.version import __version__
@@ -52,8 +52,8 @@ UNUSUAL = re.compile(r"[^A-Za-z0-9_.-]")
 NOT_IN_FINGERPRINT = re.compile(
     r"(licen[sc]e|notice|copying|use_policy).*|genai_config\.json|config\.json|calibration\.json", re.IGNORECASE
 )
-ROUNDING = {"MatMulNBits", "MatMulIntegerToFloat"}
-"""Operators whose activations are always rounded, by themselves or by the nodes before them."""
+ROUNDING = {"MatMulIntegerToFloat"}
+"""Operators whose activations are always rounded, by the nodes before them."""
 PER_LAYER_KEYS = {"layer_types", "mlp_layer_types"}
 """Lists in config.json with one entry per layer."""
 GRAPH_FILES = {"decoder": "model.onnx", "vision": "vision.onnx"}

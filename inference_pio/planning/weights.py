@@ -10,7 +10,7 @@ from types import ModuleType
 
 from inference_pio.calibration.recipes import Recipe
 from inference_pio.graphs.architectures import build_graphs
-from inference_pio.graphs.formats import WeightFormat
+from inference_pio.graphs.formats import FP32, Activations, WeightFormat
 from inference_pio.graphs.source import ShapeSource
 from inference_pio.graphs.spec import DecoderSpec
 
@@ -39,7 +39,8 @@ class Product(Enum):
         """That of a weight format."""
         if chosen.integer_product:
             return cls.INTEGERS
-        return cls.BLOCKS if chosen.quantized else cls.FLOATS
+        rounded = chosen.quantized and chosen.activations is not Activations.EXACT
+        return cls.BLOCKS if rounded else cls.FLOATS
 
 
 @dataclass
@@ -63,7 +64,7 @@ def part_sizes(shapes: dict[str, tuple[int, ...]], spec: DecoderSpec, recipe: Re
     table = spec.edge_tensors[0]
     for name, shape in shapes.items():
         if name == table:
-            size = stored_bytes(shape, recipe.format_of(name, spec), shape[1:], whole_blocks=True)
+            size = _table_bytes(shape, recipe.format_of(name, spec))
             found[Part.TABLE] = PartSize(size, size / shape[0])
             if spec.tied_embeddings:
                 _count(found.setdefault(Part.HEAD, PartSize()), name, shape, spec, recipe, 1.0)
@@ -80,11 +81,27 @@ def tensor_shapes(architecture: ModuleType, spec: DecoderSpec) -> dict[str, tupl
     return source.shapes
 
 
-def stored_bytes(shape: tuple[int, ...], chosen: WeightFormat, columns: tuple[int, ...], *, whole_blocks: bool) -> int:
-    """Bytes of a tensor [rows, ...] in a format; `columns` are the row lengths that share one block size.
+def _count(size: PartSize, name: str, shape: tuple[int, ...], spec: DecoderSpec, recipe: Recipe, share: float) -> None:
+    chosen = recipe.format_of(name, spec)
+    width = math.prod(shape[1:])
+    if _part(name, spec) is Part.EXPERTS and spec.moe is not None:
+        chosen = chosen.for_experts()
+        block = chosen.expert_block(spec.hidden_size, spec.moe.width) or width
+    else:
+        block = chosen.block(width)
+    operations = 2.0 * math.prod(shape) if len(shape) > 1 else 0.0
+    size.add(_stored_bytes(shape, chosen, block), share, Product.of(chosen), operations)
 
-    With `whole_blocks` a block size must divide the rows: where none does, a table stays float32.
-    """
+
+def _table_bytes(shape: tuple[int, ...], chosen: WeightFormat) -> int:
+    """A table in blocks whose rows no block size divides stays float32."""
+    block = chosen.gather_block(shape[1]) or 0
+    in_blocks = chosen.quantized and not chosen.integer_product
+    return _stored_bytes(shape, FP32 if in_blocks and not block else chosen, block)
+
+
+def _stored_bytes(shape: tuple[int, ...], chosen: WeightFormat, block: int) -> int:
+    """Bytes of a tensor [rows, ...] in a format, with a scale per `block` elements of a row; vectors are float32."""
     rows, width = shape[0], math.prod(shape[1:])
     if len(shape) == 1:
         return rows * 4
@@ -92,28 +109,8 @@ def stored_bytes(shape: tuple[int, ...], chosen: WeightFormat, columns: tuple[in
         return rows * width * chosen.bits // 8
     if chosen.integer_product:
         return rows * (width + SCALE_BYTES)
-    block = chosen.expert_block(*columns) if whole_blocks else chosen.block(width)
-    if block is None:
-        return rows * width * 4
     blocks = -(-width // block)
     return rows * blocks * (block * chosen.bits // 8 + SCALE_BYTES)
-
-
-def _count(size: PartSize, name: str, shape: tuple[int, ...], spec: DecoderSpec, recipe: Recipe, share: float) -> None:
-    chosen = recipe.format_of(name, spec)
-    if spec.moe is not None and ".experts." in name:
-        chosen = chosen.for_experts()
-        stored = _expert_bytes(shape, chosen, (spec.hidden_size, spec.moe.width))
-    else:
-        stored = stored_bytes(shape, chosen, shape[1:], whole_blocks=False)
-    operations = 2.0 * math.prod(shape) if len(shape) > 1 else 0.0
-    size.add(stored, share, Product.of(chosen), operations)
-
-
-def _expert_bytes(shape: tuple[int, ...], chosen: WeightFormat, columns: tuple[int, ...]) -> int:
-    if chosen.quantized and chosen.expert_block(*columns) is None:
-        return shape[0] * (shape[1] * chosen.bits // 8 + SCALE_BYTES)
-    return stored_bytes(shape, chosen, columns, whole_blocks=True)
 
 
 def _part(name: str, spec: DecoderSpec) -> Part:
