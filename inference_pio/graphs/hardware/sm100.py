@@ -1,6 +1,6 @@
 """Blackwell for data centres: B200, B300.
 
-onnxruntime-gpu 1.27.0 has code for 10.0; 1.31.1 has neither that nor PTX. B300 has a thirtieth of the int8 rate.
+onnxruntime-gpu 1.27.0 has code for 10.0; 1.31.1 has neither that nor PTX.
 """
 
 from __future__ import annotations

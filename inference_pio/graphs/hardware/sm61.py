@@ -19,6 +19,7 @@ HARDWARE = Hardware(
     cards=(
         Card("mx150", "NVIDIA GeForce MX150", 2, 48.06, 1.177, 0, 4.71),
         Card("mx250", "NVIDIA GeForce MX250", 2, 48.06, 1.215, 0, 4.86),
+        Card("mx330", "NVIDIA GeForce MX330", 2, 56.06, 1.224, 0, 4.9),
         Card("mx350", "NVIDIA GeForce MX350", 2, 56.06, 1.879, 0, 7.52),
         Card("gtx-1050", "NVIDIA GeForce GTX 1050", 2, 112.1, 1.862, 0, 7.45),
         Card("gtx-1050-ti", "NVIDIA GeForce GTX 1050 Ti", 4, 112.1, 2.138, 0, 8.55),
