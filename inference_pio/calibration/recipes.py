@@ -109,7 +109,7 @@ AUTO = {
     "tensorrt/trt85": "w8a8-static",
     "tensorrt/modern": "w8a8-static",
     "ort-cuda/sm61": "w8a8",
-    "ort-cuda/modern": "int4-calibrated",
+    "ort-cuda/modern": "int8",
 }
 """What `auto` means per `Target.key`: the fastest recipe that stays the same model."""
 

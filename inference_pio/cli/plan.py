@@ -29,7 +29,10 @@ SMALLER = "choose a smaller precision, cache or context, other hardware or anoth
 @click.option("--target", help="Where the artifact will run; by default the first that fits.")
 @click.option("--precision", default=PlanOptions.precision, show_default=True, help="The recipe, or a .json file.")
 @click.option(
-    "--kv-cache", default=PlanOptions.kv_cache, show_default=True, help="Storage of the cache: fp32, fp16 or int8."
+    "--kv-cache",
+    default=PlanOptions.kv_cache,
+    show_default=True,
+    help="Its storage: auto, fp32, fp16 or int8.",
 )
 @click.option("--context-length", type=int, help="Longest prompt plus answer; by default what memory allows.")
 @json_option

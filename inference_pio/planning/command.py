@@ -23,7 +23,7 @@ def export_command(case: Case, name: str, context: int, options: PlanOptions) ->
     words = ["inference-pio", "export", name, "-o", folder, "--target", case.target]
     hardware = case.hardware if case.hardware.is_gpu else find_hardware(AUTO, case.target)
     words += ["--hardware", hardware.name, "--precision", precision, "--context-length", str(context)]
-    if options.kv_cache != "fp32":
+    if options.kv_cache != AUTO:
         words += ["--kv-cache", options.kv_cache]
     if case.recipe.calibrated or options.kv_cache == "int8":
         words += ["--calibration", "default"]
@@ -37,7 +37,7 @@ def notes_on(spec: DecoderSpec, case: Case, layout: Layout, kv_cache: str) -> li
         find_target(case.target, case.hardware.dialect_of(case.target))
     except BadInputError as fault:
         notes.append(f"this version cannot export it yet: {fault}")
-    if kv_cache not in KV_CACHES:
+    if kv_cache not in (AUTO, *KV_CACHES):
         notes.append(f"this version cannot export it yet: its caches are {' and '.join(KV_CACHES)}")
     on_disk = {part for part, place, _ in layout.places if place == NVME}
     if on_disk - {Part.EXPERTS.value}:

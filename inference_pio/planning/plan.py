@@ -17,7 +17,7 @@ class PlanOptions:
 
     `hardware` is a card, a class of cards, a .json file or `auto`, `host` the CPU beside a GPU; `vram` and `ram` are
     bytes, by default the card's own and 8 GB (with `auto`, all of this machine's). `target` None takes the first of
-    the hardware's where the model fits.
+    the hardware's where the model fits; `kv_cache` "auto" is the usual storage of the target.
     """
 
     hardware: str = AUTO
@@ -26,7 +26,7 @@ class PlanOptions:
     ram: int | None = None
     target: str | None = None
     precision: str = "auto"
-    kv_cache: str = "fp32"
+    kv_cache: str = AUTO
     context_length: int | None = None
 
 

@@ -43,8 +43,8 @@ def make_plans(config: dict[str, Any], name: str, options: PlanOptions) -> list[
     architecture, spec = read_config(config)
     hardware, cards = find_cards(options.hardware)
     check_context_length(spec, options.context_length)
-    if options.kv_cache not in CACHE_ITEM_BYTES:
-        raise BadInputError(f"--kv-cache {options.kv_cache} is not known: use {', '.join(CACHE_ITEM_BYTES)}")
+    if options.kv_cache not in (AUTO, *CACHE_ITEM_BYTES):
+        raise BadInputError(f"--kv-cache {options.kv_cache} is not known: use {AUTO}, {', '.join(CACHE_ITEM_BYTES)}")
     for flag, size in (("--vram", options.vram), ("--ram", options.ram)):
         if size is not None and size <= 0:
             raise BadInputError(f"{flag} must be more than 0 bytes")
@@ -88,7 +88,7 @@ class _Planner:
             try:
                 recipe = find_recipe(self.options.precision, key_of(self.hardware, target))
                 case = Case(self.hardware, card, self.host, target, recipe)
-                self.check_cache(case, self.options.kv_cache)
+                self.check_cache(case, self.cache_of(case))
             except BadInputError as fault:
                 faults.append(fault)
                 continue
@@ -98,6 +98,10 @@ class _Planner:
         if not plans:
             raise faults[0]
         return plans[0]
+
+    def cache_of(self, case: Case) -> str:
+        """The storage of the cache."""
+        return RULES[case.key].caches[0] if self.options.kv_cache == AUTO else self.options.kv_cache
 
     def check_cache(self, case: Case, kind: str) -> None:
         """Raise BadInputError for a cache that the target or the model does not have."""
@@ -109,7 +113,7 @@ class _Planner:
 
     def plan(self, case: Case, memory: Memory) -> Plan:
         """The plan of one case."""
-        spec, kind = self.spec, self.options.kv_cache
+        spec, kind = self.spec, self.cache_of(case)
         if case.recipe not in self.sizes:
             self.sizes[case.recipe] = part_sizes(self.shapes, spec, case.recipe)
         elements = len(spec.cache_kinds) * spec.layers * spec.kv_heads * spec.head_dim
@@ -138,7 +142,7 @@ class _Planner:
             kv_tokens=tokens,
             speeds=speeds,
             command="" if reason else export_command(case, self.name, context, self.options),
-            notes=notes_on(spec, case, layout, kind),
+            notes=notes_on(spec, case, layout, self.options.kv_cache),
         )
 
     def caches(self, case: Case) -> list[str]:

@@ -34,7 +34,7 @@ CONTEXTS = (0, 2048)
 
 @dataclass(frozen=True)
 class Rules:
-    """How a target uses a machine: where table and experts live, what computes, which caches it has.
+    """How a target uses a machine: where table and experts live, what computes, which caches it has, the usual first.
 
     `experts_on_device` is None where the target has no kernel for experts. `floats` and `blocks` name the rates of a
     `Card` that products of floating point, and of blocks of integers, reach; products of integers reach `int8_tops`.
@@ -57,8 +57,8 @@ CPU_RULES = Rules(True, True, "fp32_tflops", "int8_tops", ("fp32", "int8"))
 RULES = {
     "ort-cpu": CPU_RULES,
     "tensorrt/trt85": Rules(False, False, "fp32_tflops", "fp32_tflops"),
-    "tensorrt/modern": Rules(False, False, "fp16_tflops", "fp16_tflops"),
+    "tensorrt/modern": Rules(False, False, "fp16_tflops", "fp16_tflops", ("fp16", "fp32", "int8")),
     "ort-cuda/sm61": Rules(True, None, "fp32_tflops", "fp32_tflops"),
-    "ort-cuda/modern": Rules(True, True, "fp16_tflops", "fp16_tflops"),
+    "ort-cuda/modern": Rules(True, True, "fp16_tflops", "fp16_tflops", ("fp16", "fp32", "int8")),
 }
 """By `Target.key`. Experts that are not on the device are computed by the host's CPU."""
