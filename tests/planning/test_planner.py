@@ -183,10 +183,10 @@ def test_latents_are_cached_as_576_numbers():
 
 
 def test_a_vision_tower_has_its_place_and_time():
-    plan = plan_of("qwen3-vl-2b", hardware="gtx-1060-6gb")
-    assert place_bytes(plan, "GPU", "vision tower") > 400e6
+    plan = plan_of("qwen3-vl-2b", hardware="gtx-1080-ti", precision="fp32")
+    assert place_bytes(plan, "GPU", "vision tower") > 1.6e9
     operations = 2 * 1024 * 24 * 12 * 1024**2 + 4 * 1024 * 1024**2 * 24
-    assert plan.speeds.image_seconds == pytest.approx(operations / 4.375e12, rel=0.15)
+    assert plan.speeds.image_seconds == pytest.approx(operations / 11.34e12, rel=0.15)
     assert plan_of("qwen3-4b", hardware="gtx-1060-6gb").speeds.image_seconds is None
     activations = next(entry["bytes"] for entry in plan.reserved if entry["for"] == "activations")
     assert activations == 300 * MIB + 4 * 1024 * (16 * 1024 + 4 * 1024 + 4096)
