@@ -1,11 +1,13 @@
 """`plan` from the outside: exit codes, JSON, tables and refusals, with a config.json and nothing else."""
 
 import json
+import shlex
 import shutil
 
 import pytest
 from random_shapes import SHAPES
 
+from inference_pio.artifact.bundle import Artifact
 from inference_pio.cli import main
 
 
@@ -60,6 +62,17 @@ def test_what_does_not_fit_is_said_and_exits_with_4(plan):
     assert code == 4 and err == "" and "fits          no: 2" in out and "\nexport  " not in out
     code, out, _ = plan("--hardware", "mx250", "--target", "tensorrt", "--json", "-")
     assert code == 4 and json.loads(out)["fits"] is False
+
+
+def test_the_command_is_one_that_runs(plan, tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = plan("--hardware", "i5-10210u", "--precision", "int4", "--json", "-", folder=tiny)
+    found = json.loads(out)
+    program, *arguments = shlex.split(found["command"])
+    assert code == 0 and program == "inference-pio" and main.run(arguments) == 0
+    artifact = Artifact.open(tmp_path / "artifacts" / "qwen3-cpu-avx2-int4")
+    assert artifact.manifest.model.context_length == found["context_length"]
+    assert artifact.manifest.memory.cache_bytes_per_token == found["kv_bytes_per_token"]
 
 
 @pytest.mark.parametrize(

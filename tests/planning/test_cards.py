@@ -1,6 +1,7 @@
 """Cards by name, class, file and detection; every one of them has sound figures."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,16 @@ def test_no_two_cards_share_a_name():
     for names in ([card.name for card in found], [card.title for card in found]):
         assert len(set(names)) == len(names)
     assert not {card.name for card in found} & {profile.name for profile in profiles()}
+
+
+@pytest.mark.parametrize("profile", profiles(), ids=lambda profile: profile.name)
+def test_the_page_has_every_card_with_its_figures(profile):
+    page = (Path(__file__).parents[2] / "docs" / "hardware.md").read_text(encoding="utf-8")
+    assert f"| `{profile.name}` | {profile.title} |" in page
+    for card in profile.cards:
+        figures = [card.memory_gib, card.bandwidth_gb_s, card.fp32_tflops, card.fp16_tflops, card.int8_tops]
+        row = " | ".join([f"| `{card.name}`", profile.name, *(str(figure or "-") for figure in figures)])
+        assert f"{row} |" in page
 
 
 def test_a_class_is_all_its_cards():
