@@ -7,9 +7,8 @@ from typing import Any
 import click
 
 from inference_pio.cli.common import SIZE, hub_cache, json_option, size_text, visible, write_json
-from inference_pio.errors import ResourceLimitError
+from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.planning.plan import Plan, PlanOptions
-from inference_pio.planning.planner import make_plans
 
 SMALLER = "choose a smaller precision, cache or context, other hardware or another target"
 
@@ -41,8 +40,13 @@ def command(checkpoint: str, json_out: str | None, **values: Any) -> int:
 
     CHECKPOINT needs a config.json alone. The exit code is 4 where the model fits none of the cards.
     """
-    from inference_pio.checkpoint.checkpoint import read_config
-
+    try:
+        from inference_pio.checkpoint.checkpoint import read_config
+        from inference_pio.planning.planner import make_plans
+    except ImportError as error:
+        raise BadInputError(
+            f"models cannot be planned here ({error}): install the exporter with pip install 'inference-pio[export]'"
+        ) from None
     plans = make_plans(read_config(checkpoint, hub_cache()), checkpoint, PlanOptions(**values))
     if json_out is not None:
         write_json(plans[0].to_dict() if len(plans) == 1 else {"cards": [plan.to_dict() for plan in plans]}, json_out)

@@ -10,8 +10,9 @@ from inference_pio.export.plan import KV_CACHES
 from inference_pio.graphs.hardware import AUTO, find_hardware
 from inference_pio.graphs.spec import DecoderSpec
 from inference_pio.graphs.targets import find_target
+from inference_pio.planning.case import Case
 from inference_pio.planning.layout import NVME, Layout
-from inference_pio.planning.plan import Case, PlanOptions
+from inference_pio.planning.plan import PlanOptions
 from inference_pio.planning.rules import RULES
 from inference_pio.planning.weights import Part
 

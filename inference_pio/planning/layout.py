@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from inference_pio.graphs.hardware.hardware import Card
 from inference_pio.graphs.spec import DecoderSpec, VisionSpec
-from inference_pio.planning.plan import Case
+from inference_pio.planning.case import Case
 from inference_pio.planning.rules import (
     CONTEXT_BYTES,
     CPU_RULES,

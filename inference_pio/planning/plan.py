@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from inference_pio.calibration.recipes import Recipe
 from inference_pio.graphs.hardware import AUTO
-from inference_pio.graphs.hardware.hardware import Card, Hardware
 from inference_pio.planning.cards import DEFAULT_HOST
 
 
@@ -76,25 +74,3 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One card with one target and recipe."""
-
-    hardware: Hardware
-    card: Card
-    host: Card
-    target: str
-    recipe: Recipe
-
-    @property
-    def key(self) -> str:
-        """The `Target.key` that it comes down to."""
-        return key_of(self.hardware, self.target)
-
-
-def key_of(hardware: Hardware, target: str) -> str:
-    """The `Target.key` of `target` in the dialect of the hardware; raises BadInputError where it does not run."""
-    dialect = hardware.dialect_of(target)
-    return f"{target}/{dialect}" if dialect else target

@@ -15,9 +15,10 @@ from inference_pio.graphs.hardware import AUTO
 from inference_pio.graphs.hardware.hardware import Card, Hardware
 from inference_pio.graphs.spec import DecoderSpec
 from inference_pio.planning.cards import find_cards, find_host
+from inference_pio.planning.case import Case, key_of
 from inference_pio.planning.command import export_command, notes_on
 from inference_pio.planning.layout import Layout, Memory, lay_out
-from inference_pio.planning.plan import NO_SPEEDS, Case, Plan, PlanOptions, Speeds, key_of
+from inference_pio.planning.plan import NO_SPEEDS, Plan, PlanOptions, Speeds
 from inference_pio.planning.rules import (
     CACHE_ITEM_BYTES,
     CONTEXTS,

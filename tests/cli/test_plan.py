@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+import sys
 
 import pytest
 from random_shapes import SHAPES
@@ -98,6 +99,26 @@ def test_the_command_is_one_that_runs(plan, tiny, tmp_path, monkeypatch, capsys)
 def test_refusals(plan, arguments, words):
     code, out, err = plan(*arguments)
     assert code == 2 and out == "" and words in err and "Traceback" not in err
+
+
+def test_experts_of_four_bits_beside_layers_of_eight(plan, tmp_path):
+    """A recipe file mixes them: the drive gives twice as many tokens."""
+    shutil.copy(SHAPES / "qwen3-coder-30b.json", tmp_path / "config.json")
+    (tmp_path / "mixed.json").write_text('{"base": "w8a8-static", "overrides": {"*.experts.*": "int4"}}')
+    found = {}
+    for precision in ("w8a8-static", tmp_path / "mixed.json"):
+        _, out, _ = plan("--hardware", "gtx-1060-6gb", "--precision", precision, "--json", "-", folder=tmp_path)
+        values = json.loads(out)
+        experts = sum(entry["bytes"] for entry in values["places"] if entry["part"] == "experts")
+        found[values["precision"]] = (experts, values["speeds"]["decode"][0]["tokens_per_s"])
+    assert found["mixed"][0] == pytest.approx(found["w8a8-static"][0] * 4.25 / 8.25, rel=0.001)
+    assert found["mixed"][1] > 2 * found["w8a8-static"][1]
+
+
+def test_without_the_exporter(plan, monkeypatch):
+    monkeypatch.setitem(sys.modules, "inference_pio.planning.planner", None)
+    code, out, err = plan("--hardware", "gtx-1070")
+    assert code == 2 and out == "" and "pip install 'inference-pio[export]'" in err
 
 
 def test_what_is_no_checkpoint(plan, tmp_path):
