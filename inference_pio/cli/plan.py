@@ -34,6 +34,7 @@ SMALLER = "choose a smaller precision, cache or context, other hardware or anoth
     help="Its storage: auto, fp32, fp16 or int8.",
 )
 @click.option("--context-length", type=int, help="Longest prompt plus answer; by default what memory allows.")
+@click.option("--ignore-config-key", "ignore_config_keys", multiple=True, metavar="KEY", help="As for an export.")
 @json_option
 def command(checkpoint: str, json_out: str | None, **values: Any) -> int:
     """Say whether the model of CHECKPOINT fits a machine, where its parts live and how fast it can be at best.

@@ -26,6 +26,8 @@ def export_command(case: Case, name: str, context: int, options: PlanOptions) ->
     words += ["--hardware", hardware.name, "--precision", precision, "--context-length", str(context)]
     if options.kv_cache != AUTO:
         words += ["--kv-cache", options.kv_cache]
+    for key in options.ignore_config_keys:
+        words += ["--ignore-config-key", key]
     if case.recipe.calibrated or options.kv_cache == "int8":
         words += ["--calibration", "default"]
     return shlex.join(words)

@@ -26,6 +26,7 @@ class PlanOptions:
     precision: str = "auto"
     kv_cache: str = AUTO
     context_length: int | None = None
+    ignore_config_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def make_plans(config: dict[str, Any], name: str, options: PlanOptions) -> list[
 
     Raises BadInputError for what does not go together; a model that does not fit is a plan too.
     """
-    architecture, spec = read_config(config)
+    architecture, spec = read_config(config, options.ignore_config_keys)
     hardware, cards = find_cards(options.hardware)
     check_context_length(spec, options.context_length)
     if options.kv_cache not in (AUTO, *CACHE_ITEM_BYTES):

@@ -115,6 +115,15 @@ def test_experts_of_four_bits_beside_layers_of_eight(plan, tmp_path):
     assert found["mixed"][1] > 2 * found["w8a8-static"][1]
 
 
+def test_entries_of_a_configuration_that_the_caller_vouches_for(plan, checkpoint):
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"novelty": 3}))
+    code, _, err = plan("--hardware", "gtx-1070")
+    assert code == 2 and "novelty" in err
+    code, out, _ = plan("--hardware", "gtx-1070", "--ignore-config-key", "novelty")
+    assert code == 0 and "--ignore-config-key novelty" in out
+
+
 def test_without_the_exporter(plan, monkeypatch):
     monkeypatch.setitem(sys.modules, "inference_pio.planning.planner", None)
     code, out, err = plan("--hardware", "gtx-1070")
