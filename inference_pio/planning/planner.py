@@ -154,8 +154,9 @@ class _Planner:
         """The context that is planned for, and why the model does not fit with it ("" where it does)."""
         asked, most = self.options.context_length, self.spec.context_length
         needed = min(SHORTEST_CONTEXT, most) if asked is None else asked
-        if self.spec.moe is not None and RULES[case.key].experts_on_device is None:
-            return needed, f"{case.key} has no operator for experts"
+        experts = self.sizes[case.recipe].get(Part.EXPERTS)
+        if experts is not None and experts.quantized and not RULES[case.key].quantized_experts:
+            return needed, f"{case.key} has no operator for experts stored as integers"
         if layout.lacking:
             return needed, f"{layout.lacking} are lacking before the first token of cache"
         if tokens < needed:

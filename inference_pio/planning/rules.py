@@ -36,15 +36,17 @@ CONTEXTS = (0, 2048)
 class Rules:
     """How a target uses a machine: where table and experts live, what computes, which caches it has, the usual first.
 
-    `experts_on_device` is None where the target has no kernel for experts. `floats` and `blocks` name the rates of a
-    `Card` that products of floating point, and of blocks of integers, reach; products of integers reach `int8_tops`.
+    `quantized_experts` is false where the device has no operator for experts stored as integers. `floats` and `blocks`
+    name the rates of a `Card` that products of floating point, and of blocks of integers, reach; products of integers
+    reach `int8_tops`.
     """
 
     table_on_device: bool
-    experts_on_device: bool | None
+    experts_on_device: bool
     floats: str
     blocks: str
     caches: tuple[str, ...] = ("fp32", "fp16", "int8")
+    quantized_experts: bool = True
 
     def rate(self, card: Card, product: Product) -> float:
         """Operations per second."""
@@ -58,7 +60,7 @@ RULES = {
     "ort-cpu": CPU_RULES,
     "tensorrt/trt85": Rules(False, False, "fp32_tflops", "fp32_tflops"),
     "tensorrt/modern": Rules(False, False, "fp16_tflops", "fp16_tflops", ("fp16", "fp32", "int8")),
-    "ort-cuda/sm61": Rules(True, None, "fp32_tflops", "fp32_tflops"),
+    "ort-cuda/sm61": Rules(True, True, "fp32_tflops", "fp32_tflops", quantized_experts=False),
     "ort-cuda/modern": Rules(True, True, "fp16_tflops", "fp16_tflops", ("fp16", "fp32", "int8")),
 }
 """By `Target.key`. Experts that are not on the device are computed by the host's CPU."""

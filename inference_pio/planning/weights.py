@@ -45,10 +45,14 @@ class Product(Enum):
 
 @dataclass
 class PartSize:
-    """A part: bytes stored, bytes that one token reads, and operations per token (two per weight) by product."""
+    """A part: bytes stored, bytes that one token reads, and operations per token (two per weight) by product.
+
+    `quantized` says whether any of it is stored as integers.
+    """
 
     stored: int = 0
     read: float = 0.0
+    quantized: bool = False
     operations: dict[Product, float] = field(default_factory=dict)
 
     def add(self, stored: int, share: float, product: Product, operations: float) -> None:
@@ -65,7 +69,7 @@ def part_sizes(shapes: dict[str, tuple[int, ...]], spec: DecoderSpec, recipe: Re
     for name, shape in shapes.items():
         if name == table:
             size = _table_bytes(shape, recipe.format_of(name, spec))
-            found[Part.TABLE] = PartSize(size, size / shape[0])
+            found[Part.TABLE] = PartSize(size, size / shape[0], recipe.format_of(name, spec).quantized)
             if spec.tied_embeddings:
                 _count(found.setdefault(Part.HEAD, PartSize()), name, shape, spec, recipe, 1.0)
             continue
@@ -90,6 +94,7 @@ def _count(size: PartSize, name: str, shape: tuple[int, ...], spec: DecoderSpec,
     else:
         block = chosen.block(width)
     operations = 2.0 * math.prod(shape) if len(shape) > 1 else 0.0
+    size.quantized |= chosen.quantized
     size.add(_stored_bytes(shape, chosen, block), share, Product.of(chosen), operations)
 
 
