@@ -8,7 +8,7 @@ from inference_pio.graphs.hardware import find_hardware, profile_of
 from inference_pio.graphs.hardware.hardware import Hardware
 from inference_pio.machine.gpus import Gpu
 from inference_pio.machine.pci import PASCAL
-from inference_pio.machine.wheels import LEAST_DRIVER, Support, find_wheel, numbers
+from inference_pio.machine.wheels import LEAST_DRIVER, WHEELS, Support, find_wheel, numbers
 
 EXTRAS = {
     "ort-cuda/sm61": "cuda-sm61",
@@ -17,6 +17,8 @@ EXTRAS = {
     "tensorrt/modern": "tensorrt",
 }
 """The extra to install, by `Target.key`."""
+PINNED = ("cuda-sm61", "trt85")
+"""Extras with one version of what they are named after; the others bring today's."""
 CUDNN = ("nvidia-cudnn-cu11", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
 GPU_PACKAGES = ("onnxruntime-gpu", "tensorrt", *CUDNN)
 """Packages whose versions decide what runs."""
@@ -76,14 +78,16 @@ def _onnxruntime(gpu: Gpu, profile: Hardware, versions: Versions) -> list[str]:
     wheel = find_wheel(installed) if installed else None
     if wheel is None:
         return []
-    mend = f"pip install 'inference-pio[{_extra(profile, 'ort-cuda')}]'"
+    last, extra = profile.last.onnxruntime_gpu, _extra(profile, "ort-cuda")
+    by_hand = last is not None and extra not in PINNED
+    mend = f"pip install onnxruntime-gpu=={last}" if by_hand else f"pip install 'inference-pio[{extra}]'"
     card = f"{gpu.name} (compute capability {gpu.compute_capability})"
     support = wheel.support(gpu.compute_capability)
     if support is Support.NONE:
-        last = profile.last.onnxruntime_gpu
         until = f"; {last} is the last that has" if last else ""
         return [f"onnxruntime-gpu {installed} has no code for {card}{until}: {mend}"]
-    if support is Support.COMPATIBLE and profile.last.onnxruntime_gpu is not None:
+    better = any(other.support(gpu.compute_capability) is Support.NATIVE for other in WHEELS)
+    if support is Support.COMPATIBLE and last is not None and better:
         return [f"onnxruntime-gpu {installed} runs code for an older GPU on {card}, without its int8: {mend}"]
     return []
 
