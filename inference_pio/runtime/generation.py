@@ -67,11 +67,12 @@ def prefill(
 
 
 def decode(sequence: Sequence, scores: Scores, request: Request, sampler: Sampler, turn: Turn) -> Iterator[Step]:
-    """Sample token after token from `scores` on, until the request is done."""
-    sampling = request.sampling
+    """Sample token after token from `scores` on, until the request is done; its thinking budget may force some."""
+    sampling, thinking = request.sampling, request.thinking
     token_array = np.zeros(1, np.int64)
     for count in range(1, sampling.max_new_tokens + 1):
-        token = sampler.sample(scores)
+        forced = thinking.next_token() if thinking is not None else None
+        token = sampler.sample(scores) if forced is None else sampler.take(forced)
         logprob = None if sampling.logprobs is None else token_logprobs(scores, token, sampling.logprobs)
         if token in sampling.stop_token_ids:
             yield Step(token, logprob, FinishReason.STOP)
@@ -80,6 +81,8 @@ def decode(sequence: Sequence, scores: Scores, request: Request, sampler: Sample
             yield Step(token, logprob, FinishReason.LENGTH)
             return
         yield Step(token, logprob, None)
+        if thinking is not None:
+            thinking.add(token)
         if request.cancel.is_set():
             return
         token_array[0] = token

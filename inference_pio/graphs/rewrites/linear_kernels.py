@@ -13,6 +13,7 @@ from inference_pio.graphs.formats import Activations, WeightFormat
 from inference_pio.graphs.integers import calibrated_codes
 from inference_pio.graphs.quantize import QuantizeRows
 from inference_pio.graphs.rewrites.rewrite import (
+    Kernels,
     LinearMatch,
     LoweringContext,
     NoMatchError,
@@ -36,9 +37,7 @@ def check(match: LinearMatch, context: LoweringContext) -> None:
     chosen = context.format_of(name)
     if chosen.integer_product:
         raise NoMatchError("integer products have a rewrite of their own")
-    if chosen.quantized and chosen.bits not in context.kernels.block_bits:
-        known = " or ".join(f"int{bits}" for bits in context.kernels.block_bits)
-        raise BadInputError(f"'{name}' would be {chosen}, which this target does not multiply: give it fp32 or {known}")
+    check_product(name, chosen, context.kernels)
 
 
 def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> None:
@@ -96,6 +95,18 @@ def rounds_activations(node: ir.Node) -> bool:
         eight = attribute(node, "expert_weight_bits") == 8
         return bool(attribute(node, "block_size", 0)) and (eight or level == INT8_ACTIVATIONS)
     return (node.op_type, node.domain) == ("MatMulNBits", MICROSOFT) and level == INT8_ACTIVATIONS
+
+
+def check_product(tensor: str, chosen: WeightFormat, kernels: Kernels) -> None:
+    """Raise BadInputError for exact 8 bits where MatMulNBits would unpack the whole weight whenever it is called.
+
+    Kernels for CPUs do so, and the old ones for GPUs have no 8 bits at all.
+    """
+    if chosen.quantized and chosen.activations is Activations.EXACT and chosen.bits not in kernels.exact_bits:
+        raise BadInputError(
+            f"tensor '{tensor}' cannot have the format {chosen}, whose only fast product is that of experts: give it "
+            "int4-exact, fp16 or int8"
+        )
 
 
 def shared_scales(b: GraphBuilder, name: str, job: QuantizeRows) -> ir.Value:

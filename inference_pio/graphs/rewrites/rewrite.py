@@ -26,13 +26,13 @@ class Kernels:
 
     `add_bias`: the blockwise product adds a bias as well.
     `fused_products`: an integer product takes unsigned activations and scales its result in one operator.
-    `block_bits`: the widths that blockwise products know, `lookup_blocks`: a table in blocks can be looked up.
+    `exact_bits`: widths of blocks whose product with exact activations is fast, `lookup_blocks`: a table in blocks can be looked up.
     `raw_experts`: quantized experts must say that their weights are in no layout of a kernel's own.
     """
 
     add_bias: bool = True
     fused_products: bool = True
-    block_bits: tuple[int, ...] = (4, 8)
+    exact_bits: tuple[int, ...] = (4,)
     lookup_blocks: bool = True
     raw_experts: bool = False
 

@@ -47,7 +47,7 @@ SM61 = Target(
     opset=21,
     ir_version=10,
     requires=(("onnxruntime", "1.20"),),
-    kernels=Kernels(add_bias=False, fused_products=False, block_bits=(4,), lookup_blocks=False),
+    kernels=Kernels(add_bias=False, fused_products=False, lookup_blocks=False),
     steps=(
         Step(keep_logits, required=True),
         Step(candidates, required=True),
@@ -83,7 +83,7 @@ MODERN = Target(
     dialect="modern",
     opset=OPSET,
     requires=(("onnxruntime", "1.31"),),
-    kernels=Kernels(add_bias=False, raw_experts=True),
+    kernels=Kernels(add_bias=False, exact_bits=(4, 8), raw_experts=True),
     steps=(
         Step(keep_logits, required=True),
         Step(candidates, required=True),

@@ -89,7 +89,11 @@ def test_sm61_latents_and_experts(tmp_path):
 @pytest.mark.parametrize(
     ("name", "formats", "message"),
     [
-        ("o_proj", WeightFormat(8).exact(), "would be int8-exact, which this target does not multiply: give it fp32"),
+        (
+            "o_proj",
+            WeightFormat(8).exact(),
+            "cannot have the format int8-exact, whose only fast product is that of experts",
+        ),
         ("embed_tokens", INT4, "would be int4-exact, which this target cannot look up: give it fp32 or w8a8"),
     ],
 )
