@@ -24,9 +24,9 @@ class NoMatchError(Exception):
 class Kernels:
     """What a target's kernels are like, where rewrites for several targets ask.
 
-    `add_bias`: the blockwise product adds a bias as well.
-    `fused_products`: an integer product takes unsigned activations and scales its result in one operator.
-    `exact_bits`: widths of blocks whose product with exact activations is fast, `lookup_blocks`: a table in blocks can be looked up.
+    `add_bias`: the blockwise product adds a bias as well. `fused_products`: an integer product takes unsigned
+    activations and scales its result in one operator. `exact_bits`: widths of blocks whose product with exact
+    activations is fast. `lookup_blocks`: a table in blocks can be looked up.
     `raw_experts`: quantized experts must say that their weights are in no layout of a kernel's own.
     """
 
