@@ -13,8 +13,9 @@ class ExportOptions:
     """Options of `export`.
 
     `precision` is a recipe's name or file; `block_size`, `context_length` and `layers` default to what the recipe and
-    the checkpoint say; `max_memory` is in bytes; `threads` None uses every core. `ignore_config_keys` are entries of
-    config.json that the caller vouches for. `keep_failed` keeps an artifact whose verification failed, marked so.
+    the checkpoint say; a `kv_cache` "auto" has the type of activations; `max_memory` is in bytes; `threads` None uses
+    every core. `ignore_config_keys` are entries of config.json that the caller vouches for. `keep_failed` keeps an
+    artifact whose verification failed, marked so.
 
     `calibration` is "default", a text file, or the folder of a finished calibration; the other three are for a text:
     how many samples of how many tokens, and the steps to leave out (see `calibration.options.Switches`).
@@ -23,7 +24,7 @@ class ExportOptions:
     target: str = "ort-cpu"
     hardware: str = "auto"
     precision: str = "int8"
-    kv_cache: str = "fp32"
+    kv_cache: str = "auto"
     block_size: int | None = None
     context_length: int | None = None
     layers: int | None = None

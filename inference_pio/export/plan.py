@@ -22,6 +22,7 @@ from inference_pio.export.side_bytes import IN_MEMORY
 from inference_pio.export.tokenizer_files import check_tokenizer
 from inference_pio.export.weight_writer import data_bytes
 from inference_pio.graphs.architectures import read_decoder
+from inference_pio.graphs.hardware import AUTO
 from inference_pio.graphs.hardware.hardware import Hardware
 from inference_pio.graphs.rewrites import int8_cache
 from inference_pio.graphs.rewrites.rewrite import LoweringContext
@@ -30,7 +31,8 @@ from inference_pio.graphs.targets import find_pair
 from inference_pio.graphs.targets.target import Target
 from inference_pio.graphs.weights import CHUNK_ELEMENTS
 
-KV_CACHES = ("fp32", "int8")
+KV_CACHES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+"""What `--kv-cache` calls the type of activations, which the cache has unless it is int8."""
 
 COMPUTE = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 """Of a recipe, the type of activations and cache."""
@@ -114,17 +116,16 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions, calibration: Cal
 
 def check_kv_cache(checkpoint: Checkpoint, options: ExportOptions) -> None:
     """Raise BadInputError for a cache that the target, its operators or the model do not allow."""
-    if options.kv_cache not in KV_CACHES:
+    target, _ = find_pair(options.target, options.hardware)
+    recipe = find_recipe(options.precision, target.key)
+    known = [KV_CACHES[recipe.compute]]
+    known += ["int8"] if any(step.rewrite is int8_cache for step in target.steps) else []
+    if options.kv_cache not in (AUTO, *known):
         raise BadInputError(
-            f"--kv-cache {options.kv_cache} is not available on {options.target}: use {' or '.join(KV_CACHES)}"
+            f"--kv-cache {options.kv_cache} is not available on {target.key} with --precision {recipe.name}: use "
+            f"{' or '.join(known)}"
         )
     if options.kv_cache == "int8":
-        target, _ = find_pair(options.target, options.hardware)
-        if not any(step.rewrite is int8_cache for step in target.steps):
-            raise BadInputError(
-                f"--kv-cache int8 is not available on {target.key}: leave it out, and the cache has the type of "
-                "activations"
-            )
         _, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)
         check_int8_cache(spec, options.target)
 

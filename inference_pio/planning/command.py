@@ -40,8 +40,8 @@ def notes_on(spec: DecoderSpec, case: Case, layout: Layout, kv_cache: str) -> li
         find_target(case.target, case.hardware.dialect_of(case.target))
     except BadInputError as fault:
         notes.append(f"this version cannot export it yet: {fault}")
-    if kv_cache not in (AUTO, *KV_CACHES):
-        notes.append(f"this version cannot export it yet: its caches are {' and '.join(KV_CACHES)}")
+    if kv_cache not in (AUTO, "int8", KV_CACHES[case.recipe.compute]):
+        notes.append(f"this version cannot export it yet: its cache is {KV_CACHES[case.recipe.compute]}")
     on_disk = {part for part, place, _ in layout.places if place == NVME}
     if on_disk - {Part.EXPERTS.value}:
         notes.append("weights stay on the drive and are read again for every token: a smaller precision is faster")

@@ -68,12 +68,23 @@ def test_without_any_limit_all_logits_are_fetched():
     assert some.sample(candidates) == whole.sample(logits.copy()) and asked == [1]
 
 
-@pytest.mark.parametrize("params", [{"temperature": 0.0}, {"temperature": 1.0, "top_k": 70}], ids=str)
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"temperature": 0.0},
+        {"temperature": 1.0, "top_k": 70},
+        {"temperature": 1.0, "top_k": 64},
+        {"temperature": 1.0, "top_p": 0.01},
+        {"temperature": 1.0, "min_p": 0.5},
+    ],
+    ids=str,
+)
 def test_ties_at_the_bound_are_not_guessed(params):
-    """Every logit is the same, so the best may lie outside of the candidates."""
+    """Every logit is the same, and a device may choose any of them as candidates, here the last ones."""
     logits = np.zeros(VOCABULARY, np.float32)
     whole, some = sampler(**params), sampler(**params)
     candidates, asked = answer(logits, some.query)
+    candidates = replace(candidates, ids=np.arange(VOCABULARY - 64, VOCABULARY))
     assert some.sample(candidates) == whole.sample(logits.copy()) and asked == [1]
 
 
