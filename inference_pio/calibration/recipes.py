@@ -95,11 +95,21 @@ RECIPES = {
 
 SUPPORTED = {
     "ort-cpu": tuple(RECIPES),
+    "tensorrt/trt85": ("fp32", "w8a8-static"),
+    "tensorrt/modern": ("fp32", "fp16", "w8a8-static"),
+    "ort-cuda/sm61": ("fp32", "int4", "int4-calibrated", "w8a8", "w8a8-static"),
+    "ort-cuda/modern": ("fp32", "fp16", "int8", "int4", "int8-calibrated", "int4-calibrated"),
 }
 """Recipes per `Target.key`; a pair that is not here is refused before any work."""
 
 
-AUTO = {"ort-cpu": "w8a8"}
+AUTO = {
+    "ort-cpu": "w8a8",
+    "tensorrt/trt85": "w8a8-static",
+    "tensorrt/modern": "w8a8-static",
+    "ort-cuda/sm61": "w8a8",
+    "ort-cuda/modern": "int8",
+}
 """What `auto` means per `Target.key`: the fastest recipe that stays the same model."""
 
 

@@ -51,25 +51,30 @@ INT8_ACTIVATIONS = 4
 
 
 class ArtifactWeights:
-    """Checkpoint tensors as an artifact's `model.onnx` holds them; see `weights.ModelWeights`.
+    """Checkpoint tensors as an artifact's models (`model.onnx`, `vision.onnx`) hold them; see `weights.ModelWeights`.
 
-    Only small parts of the file are in memory at any time. Raises BadInputError for a file that is no model, or one
+    Only small parts of the files are in memory at any time. Raises BadInputError for a file that is no model, or one
     whose initializers do not say which tensors they hold.
     """
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, *models: Path) -> None:
+        self._tables: dict[str, StoredRows] = {}
+        self._others: dict[str, StoredRows] = {}
+        self._cache_steps: dict[int, CacheSteps] = {}
+        for model in models:
+            self._read(model)
+        self._others |= join_heads(self._others)
+
+    def _read(self, model: Path) -> None:
         try:
             graph = ir.load(model).graph
         except (OSError, ValueError, TypeError, RuntimeError, DecodeError) as error:
             raise BadInputError(f"{model} is not a readable ONNX model: export the artifact again") from error
-        self._model = model
-        self._tables: dict[str, StoredRows] = {}
-        self._others: dict[str, StoredRows] = {}
+        self._model, known = model, len(self._tables) + len(self._others)
         for value in graph.initializers.values():
             self._add(value)
-        self._others |= join_heads(self._others)
-        self._cache_steps = read_cache_steps(graph)
-        if not self._others and not self._tables:
+        self._cache_steps |= read_cache_steps(graph)
+        if len(self._tables) + len(self._others) == known:
             raise BadInputError(f"{model} does not say which tensors its weights are: export the artifact again")
 
     @property
@@ -104,7 +109,7 @@ class ArtifactWeights:
         for place in places:
             if name in place:
                 return place[name]
-        raise BadInputError(f"{self._model} holds no weight called '{name}': export the artifact again")
+        raise BadInputError(f"{self._model.parent} holds no weight called '{name}': export the artifact again")
 
     def _add(self, value: ir.Value) -> None:
         tensor = value.const_value
