@@ -164,7 +164,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that `manifest.json` says."""
+    """Everything that `manifest.json` says; `dialect` is the form of the target's graphs, "" where there is one."""
 
     producer: str
     fingerprint: str
@@ -182,6 +182,7 @@ class Manifest:
     files: dict[str, FileHash]
     positions: PositionSpec | None = None
     vision: VisionFacts | None = None
+    dialect: str = ""
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -198,6 +199,11 @@ class Manifest:
     def with_accuracy(self, accuracy: Accuracy) -> Manifest:
         """The same manifest with the result of a verification."""
         return replace(self, accuracy=accuracy)
+
+    @property
+    def target_key(self) -> str:
+        """Target and dialect as one word, "tensorrt/trt85"."""
+        return f"{self.target}/{self.dialect}" if self.dialect else self.target
 
     @property
     def parameters(self) -> int:
@@ -270,6 +276,7 @@ def _from_dict(values: dict[str, Any]) -> Manifest:
         files=_hashes(values["files"]),
         positions=PositionSpec(**values["positions"]) if values.get("positions") else None,
         vision=VisionFacts(**values["vision"]) if values.get("vision") else None,
+        dialect=values.get("dialect", ""),
     )
 
 

@@ -50,6 +50,7 @@ class CalibrationOptions:
 
     precision: str = "w8a8"
     target: str = "ort-cpu"
+    hardware: str = "auto"
     text: str | Path = "default"
     samples: int = 64
     length: int = 512

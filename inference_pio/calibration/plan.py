@@ -20,7 +20,7 @@ from inference_pio.graphs.architectures import declare_cut, read_decoder
 from inference_pio.graphs.formats import Activations, WeightFormat
 from inference_pio.graphs.source import WeightSource
 from inference_pio.graphs.spec import DecoderSpec
-from inference_pio.graphs.targets import find_target
+from inference_pio.graphs.targets import find_pair
 
 BASE_BYTES = 180 << 20
 """Interpreter, numpy, onnx, ONNX Runtime and the graph itself."""
@@ -78,7 +78,7 @@ class CalibrationPlan:
 
 def plan_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> CalibrationPlan:
     """Settle every choice; raises BadInputError for what does not fit together and ResourceLimitError for memory."""
-    recipe = find_recipe(options.precision, find_target(options.target).name)
+    recipe = find_recipe(options.precision, find_pair(options.target, options.hardware)[0].key)
     if options.block_size is not None:
         recipe = recipe.with_block_size(options.block_size)
     architecture, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)

@@ -87,15 +87,18 @@ RECIPES = {
 SUPPORTED = {
     "ort-cpu": ("fp32", "fp16", "int8", "int4", "int8-calibrated", "int4-calibrated", "w8a8", "w8a8-static"),
 }
-"""Recipes per target; a pair that is not here is refused before any work."""
+"""Recipes per `Target.key`; a pair that is not here is refused before any work."""
 
 
 AUTO = {"ort-cpu": "w8a8"}
-"""What `auto` means per target: the fastest recipe that stays the same model."""
+"""What `auto` means per `Target.key`: the fastest recipe that stays the same model."""
 
 
 def find_recipe(name_or_file: str, target: str) -> Recipe:
-    """The recipe called so, or the one in a JSON file; raises BadInputError for unknown names and unfit pairs."""
+    """The recipe called so, or the one in a JSON file, for the target with the key `target`.
+
+    Raises BadInputError for unknown names and unfit pairs.
+    """
     if name_or_file == "auto":
         name_or_file = AUTO[target]
     if name_or_file in RECIPES:

@@ -23,6 +23,7 @@ MENTIONED = 12
     "--precision", default=CalibrationOptions.precision, show_default=True, help="The recipe, or a .json file."
 )
 @click.option("--target", default=CalibrationOptions.target, show_default=True, help="Where the artifacts will run.")
+@click.option("--hardware", default=CalibrationOptions.hardware, show_default=True, help="The class of machine.")
 @click.option(
     "--calibration", "text", default="default", show_default=True, metavar="FILE|default", help="The text to run."
 )
@@ -44,6 +45,7 @@ def command(
     out: Path,
     precision: str,
     target: str,
+    hardware: str,
     text: str,
     samples: int,
     sample_length: int,
@@ -66,6 +68,7 @@ def command(
     options = CalibrationOptions(
         precision=precision,
         target=target,
+        hardware=hardware,
         text=text,
         samples=samples,
         length=sample_length,

@@ -53,7 +53,7 @@ def _show(artifact: Artifact, facts: dict[str, Any], checked: bool) -> None:
         "model": f"{model.model_type}, {model.parameters:,} parameters, {model.layers} layers",
         "source": manifest.source.name,
         "context": f"{model.context_length:,} tokens, {size_text(cache)} of {manifest.cache.dtype} cache per token",
-        "target": f"{manifest.target} on {manifest.hardware}",
+        "target": f"{manifest.target_key} on {manifest.hardware}",
         "recipe": f"{recipe.name} ({formats})",
         "kernels": "round activations to int8" if manifest.contract.rounds_activations else "keep activations exact",
         "batches": f"padded on the {manifest.contract.padding}",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import platform
 import shutil
-import subprocess
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from inference_pio.machine.gpus import find_gpus
 from inference_pio.runtime.cpu import cpu_class, cpu_flags, physical_cores
 
 FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8")
@@ -35,39 +36,14 @@ def diagnose() -> dict[str, Any]:
         "memory": {"total": memory.total, "available": memory.available},
         "disk": {"folder": str(Path.cwd()), "free": disk.free},
         "onnxruntime": {"version": wheels["onnxruntime"] or wheels["onnxruntime-gpu"], "providers": providers},
-        "gpus": gpus(),
+        "gpus": _gpus(),
         "packages": {name: _installed(name) for name in PACKAGES},
         "problems": _problems(wheels, import_problem, flags),
     }
 
 
-def gpus() -> list[dict[str, Any]]:
-    """NVIDIA GPUs as the driver's own tool reports them; empty where there is none."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    query = "--query-gpu=name,compute_cap,memory.total,driver_version"
-    try:
-        done = subprocess.run(
-            [tool, query, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=20, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    found = []
-    for line in done.stdout.splitlines() if done.returncode == 0 else ():
-        fields = [field.strip() for field in line.split(",")]
-        if len(fields) == 4 and fields[2].isdigit():
-            name, capability, megabytes, driver = fields
-            found.append(
-                {
-                    "name": name,
-                    "compute_capability": capability,
-                    "memory": int(megabytes) << 20,
-                    "driver": driver,
-                    "verdict": _gpu_verdict(capability),
-                }
-            )
-    return found
+def _gpus() -> list[dict[str, Any]]:
+    return [{**asdict(gpu), "verdict": _gpu_verdict(gpu.compute_capability)} for gpu in find_gpus()]
 
 
 def _gpu_verdict(capability: str) -> str:

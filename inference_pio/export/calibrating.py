@@ -15,7 +15,7 @@ from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError
 from inference_pio.export.options import ExportOptions
 from inference_pio.export.plan import check_kv_cache
-from inference_pio.graphs.targets import find_target
+from inference_pio.graphs.targets import find_pair
 from inference_pio.graphs.weights import RowReader
 
 
@@ -29,7 +29,7 @@ def open_calibration(
     a failure it serves the next export. Raises BadInputError when one is needed and none is asked for, and the other
     way round.
     """
-    recipe = find_recipe(options.precision, find_target(options.target).name)
+    recipe = find_recipe(options.precision, find_pair(options.target, options.hardware)[0].key)
     if options.block_size is not None:
         recipe = recipe.with_block_size(options.block_size)
     check_kv_cache(checkpoint, options)
@@ -76,6 +76,7 @@ def _options(options: ExportOptions) -> CalibrationOptions:
     return CalibrationOptions(
         precision=options.precision,
         target=options.target,
+        hardware=options.hardware,
         text=options.calibration,
         samples=options.calibration_samples,
         length=options.calibration_length,

@@ -133,6 +133,7 @@ def make_manifest(
             spec.layers if spec.layers != decoder_config(source.config)["num_hidden_layers"] else None,
         ),
         target=target.name,
+        dialect=target.dialect,
         hardware=plan.hardware.name,
         recipe=RecipeFacts(
             _text(plan.recipe.name),

@@ -22,11 +22,10 @@ from inference_pio.export.side_bytes import IN_MEMORY
 from inference_pio.export.tokenizer_files import check_tokenizer
 from inference_pio.export.weight_writer import data_bytes
 from inference_pio.graphs.architectures import read_decoder
-from inference_pio.graphs.hardware import find_hardware
 from inference_pio.graphs.hardware.hardware import Hardware
 from inference_pio.graphs.rewrites.rewrite import LoweringContext
 from inference_pio.graphs.spec import DecoderSpec
-from inference_pio.graphs.targets import find_target
+from inference_pio.graphs.targets import find_pair
 from inference_pio.graphs.targets.target import Target
 from inference_pio.graphs.weights import CHUNK_ELEMENTS
 
@@ -82,9 +81,8 @@ class Estimate:
 
 def plan_export(checkpoint: Checkpoint, options: ExportOptions, calibration: Calibration | None = None) -> ExportPlan:
     """Read the configuration and settle every choice; raises BadInputError for what does not fit together."""
-    target = find_target(options.target)
-    hardware = find_hardware(options.hardware, target.name)
-    recipe = find_recipe(options.precision, target.name)
+    target, hardware = find_pair(options.target, options.hardware)
+    recipe = find_recipe(options.precision, target.key)
     if options.block_size is not None:
         recipe = recipe.with_block_size(options.block_size)
     _check_overrides(recipe, checkpoint)

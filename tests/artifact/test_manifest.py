@@ -66,6 +66,15 @@ def test_the_fingerprint_depends_on_names_contents_and_cache():
     assert len({reference, *others}) == 5
 
 
+def test_the_dialect_is_optional(tmp_path):
+    folder = broken(write_artifact(tmp_path / "a"), dialect="trt85")
+    assert read_manifest(folder).target_key == "ort-cpu/trt85"
+    values = read(folder)
+    del values["dialect"]
+    rewrite(folder, values)
+    assert read_manifest(folder).dialect == "" and read_manifest(folder).target_key == "ort-cpu"
+
+
 def broken(folder: Path, **changes: object) -> Path:
     rewrite(folder, {**read(folder), **changes})
     return folder

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
@@ -52,33 +50,3 @@ def test_a_library_that_does_not_import(monkeypatch):
     providers, problem = machine._providers()
     assert providers == []
     assert problem
-
-
-@pytest.mark.parametrize(
-    ("output", "found"),
-    [
-        ("", []),
-        ("NVIDIA H200, 9.0, 143771, 570.10\n", [("NVIDIA H200", "9.0", 143771 << 20)]),
-        ("A, 6.1, 4096, 1\nB, 7.5, 8192, 1\n", [("A", "6.1", 4096 << 20), ("B", "7.5", 8192 << 20)]),
-        ("NVIDIA-SMI has failed\n", []),
-    ],
-)
-def test_gpus(monkeypatch, output, found):
-    monkeypatch.setattr(machine.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
-    monkeypatch.setattr(subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=0, stdout=output))
-    assert [(gpu["name"], gpu["compute_capability"], gpu["memory"]) for gpu in machine.gpus()] == found
-
-
-def test_a_driver_that_hangs_fails_or_is_not_there(monkeypatch):
-    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
-    assert machine.gpus() == []
-    monkeypatch.setattr(machine.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
-    for error in (subprocess.TimeoutExpired("nvidia-smi", 20), OSError("gone")):
-
-        def broken(*_: object, error: Exception = error, **__: object) -> None:
-            raise error
-
-        monkeypatch.setattr(subprocess, "run", broken)
-        assert machine.gpus() == []
-    monkeypatch.setattr(subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=9, stdout="A, 6.1, 4096, 1\n"))
-    assert machine.gpus() == []

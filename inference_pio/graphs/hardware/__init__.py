@@ -7,6 +7,7 @@ import pkgutil
 
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.hardware.hardware import Hardware
+from inference_pio.machine.gpus import Gpu, find_gpus
 
 
 def supported() -> list[str]:
@@ -14,12 +15,43 @@ def supported() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "hardware")
 
 
+def profiles() -> list[Hardware]:
+    """All profiles, by name."""
+    return [importlib.import_module(f"{__name__}.{name}").HARDWARE for name in supported()]
+
+
 def find_hardware(name: str, target: str) -> Hardware:
-    """The profile called `name`, or the target's own for `auto`; raises BadInputError when the pair does not fit."""
-    profiles = [importlib.import_module(f"{__name__}.{known}").HARDWARE for known in supported()]
-    for profile in profiles:
-        if name == profile.name or (name == "auto" and target in profile.targets):
-            if target not in profile.targets:
-                raise BadInputError(f"target {target} does not run on {name}: use {', '.join(profile.targets)}")
+    """The profile called `name`; for `auto` that of this machine, or the only one where `target` runs.
+
+    Raises BadInputError for an unknown name, a pair that does not fit, and for `auto` where this machine does not tell.
+    """
+    if name == "auto":
+        return _own(target)
+    for profile in profiles():
+        if name == profile.name:
+            profile.dialect_of(target)
             return profile
     raise BadInputError(f"hardware '{name}' is not known: use auto or {', '.join(supported())}")
+
+
+def profile_of(gpu: Gpu) -> Hardware | None:
+    """The profile of a detected GPU, None for one that no profile is of."""
+    return next((p for p in profiles() if gpu.compute_capability in p.compute_capabilities), None)
+
+
+def _own(target: str) -> Hardware:
+    """The profile of this machine among those that `target` runs on."""
+    fitting = [profile for profile in profiles() if target in profile.targets]
+    if len(fitting) == 1:
+        return fitting[0]
+    names = ", ".join(profile.name for profile in fitting)
+    gpus = find_gpus()
+    if not gpus:
+        raise BadInputError(f"target {target} needs a GPU and none was found here: name one with --hardware {names}")
+    own = profile_of(gpus[0])
+    if own is None or own not in fitting:
+        raise BadInputError(
+            f"target {target} does not run on {gpus[0].name} (compute capability {gpus[0].compute_capability}): for "
+            f"another machine name its hardware with --hardware {names}"
+        )
+    return own

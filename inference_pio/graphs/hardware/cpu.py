@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from inference_pio.graphs.hardware.hardware import Hardware
 
-HARDWARE = Hardware(name="cpu", targets=("ort-cpu",), cpu_classes=("any",))
+HARDWARE = Hardware(name="cpu", dialects=(("ort-cpu", ""),))

@@ -47,6 +47,9 @@ class Step:
 class Target:
     """Where an artifact runs and how its graph gets there.
 
+    `dialect` tells targets of one name apart: forms of the graph for different versions of what runs it, "" where
+    there is one form.
+
     `requires` names the packages and their minimum versions; `steps` lower a decoder and `vision_steps` a vision
     tower; `padding` is the side on which batches are padded; `compact_cache` says that a row's cache has no gaps.
     """
@@ -59,6 +62,12 @@ class Target:
     padding: str
     compact_cache: bool
     shared_cache_buffer: bool
+    dialect: str = ""
+
+    @property
+    def key(self) -> str:
+        """Name and dialect as one word, "tensorrt/trt85"; recipes are listed by it."""
+        return f"{self.name}/{self.dialect}" if self.dialect else self.name
 
     def lower(self, model: ir.Model, context: LoweringContext) -> list[RewriteReport]:
         """Lower a canonical decoder in place and say how often each rewrite matched."""

@@ -12,7 +12,7 @@ from inference_pio.errors import BadInputError
 from inference_pio.graphs.architectures import qwen3_moe
 from inference_pio.graphs.formats import FP32, WeightFormat
 from inference_pio.graphs.source import WeightSource
-from inference_pio.graphs.targets import find_target, supported
+from inference_pio.graphs.targets import find_target
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from expert_cases import arrays_of as expert_arrays
@@ -101,10 +101,3 @@ def test_a_model_that_does_not_fit_is_refused_with_the_reason():
     spec = spec_with(head_dim=24)
     with pytest.raises(BadInputError, match=r"group_query_attention matched nothing .*head size 24 is not a multiple"):
         lower(spec, FP32)
-
-
-def test_targets_by_name():
-    assert supported() == ["ort-cpu"]
-    for name in ("ort_cpu", "cpu", "", "target", "../ort-cpu"):
-        with pytest.raises(BadInputError, match=r"is not known; known are ort-cpu"):
-            find_target(name)
