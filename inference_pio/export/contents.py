@@ -56,7 +56,7 @@ UNUSUAL = re.compile(r"[^A-Za-z0-9_.-]")
 NOT_IN_FINGERPRINT = re.compile(
     r"(licen[sc]e|notice|copying|use_policy).*|genai_config\.json|config\.json|calibration\.json", re.IGNORECASE
 )
-ROUNDING = {"MatMulNBits", "MatMulIntegerToFloat"}
+ROUNDING = {"MatMulNBits", "MatMulIntegerToFloat", "QuantizeLinear"}
 """Operators whose activations are always rounded, by themselves or by the nodes before them."""
 PER_LAYER_KEYS = {"layer_types", "mlp_layer_types"}
 """Lists in config.json with one entry per layer."""
@@ -175,7 +175,9 @@ def _table(table: Table) -> TableFacts:
     assert isinstance(values, ir.ExternalTensor)  # written by now
     rows, columns, *_ = values.shape.numpy()
     offset = scales.offset if isinstance(scales, ir.ExternalTensor) else None
-    return TableFacts(str(values.location), values.offset or 0, rows, columns, DTYPES[values.dtype], offset)
+    return TableFacts(
+        table.tensor, str(values.location), values.offset or 0, rows, columns, DTYPES[values.dtype], offset
+    )
 
 
 def _positions(rope: RopeSpec) -> PositionSpec:

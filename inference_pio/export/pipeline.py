@@ -17,7 +17,7 @@ from inference_pio.export.calibrating import open_calibration
 from inference_pio.export.contents import build_report, copy_checkpoint_files, make_manifest
 from inference_pio.export.graphs import lowered_graphs
 from inference_pio.export.options import ExportOptions
-from inference_pio.export.plan import ExportPlan, fit_resources, plan_export
+from inference_pio.export.plan import fit_resources, plan_export
 from inference_pio.export.progress import ExportProgress, SilentProgress
 from inference_pio.export.source_hashes import SourceHashes
 from inference_pio.export.weight_writer import write_weights

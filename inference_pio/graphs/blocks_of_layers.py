@@ -117,15 +117,13 @@ class _Cutter:
         return ir.Model(graph, **facts)
 
 
-def extract(
-    graph: ir.Graph, inputs: Mapping[str, ir.Value], outputs: Mapping[str, ir.Value], opset: int
-) -> ir.Graph:
+def extract(graph: ir.Graph, inputs: Mapping[str, ir.Value], outputs: Mapping[str, ir.Value], opset: int) -> ir.Graph:
     """A copy of what makes `outputs` out of `inputs` and of the graph's own inputs; weights stay lazy.
 
     Both are given new names; graph inputs that nothing reads are left out.
     """
     stops = set(inputs.values())
-    needed, nodes = set(outputs.values()) - stops, []
+    needed, nodes = set(outputs.values()) - stops, list[ir.Node]()
     for node in reversed(list(graph)):
         if any(value in needed for value in node.outputs):
             nodes.insert(0, node)

@@ -17,8 +17,9 @@ FILE = "embedding.data"
 
 @dataclass(frozen=True)
 class Table:
-    """The values [V, C] and, for int8, scales [V] of the token table; `own` holds them where no part does."""
+    """The values [V, C] and, for int8, scales [V] of the token table `tensor`; `own` holds them where no part does."""
 
+    tensor: str
     values: ir.Value
     scales: ir.Value | None
     own: ir.Graph | None
@@ -36,15 +37,15 @@ def find_table(rows: Rows, parts: list[Part], context: LoweringContext) -> Table
     for part in parts:
         found = [v for v in part.model.graph.initializers.values() if (r := recipe_of(v)) is not None and r.job == job]
         if part.role == "head" and found:
-            return _table(found, None)
+            return _table(rows, found, None)
     b = GraphBuilder(ir.Graph([], [], nodes=[], name="table"))
     dtype = ir.DataType.INT8 if quantized else ir.DataType.FLOAT
     made = [b.lazy("values", dtype, rows.shape, Recipe(job, sources=rows.parts))]
     if quantized:
         made.append(b.lazy("scales", ir.DataType.FLOAT, (rows.count,), Recipe(job, side=True)))
-    return _table(made, b.graph)
+    return _table(rows, made, b.graph)
 
 
-def _table(values: list[ir.Value], own: ir.Graph | None) -> Table:
+def _table(rows: Rows, values: list[ir.Value], own: ir.Graph | None) -> Table:
     sides = {bool(recipe and recipe.side): value for value in values if (recipe := recipe_of(value))}
-    return Table(sides[False], sides.get(True), own)
+    return Table(rows.parts[0][0], sides[False], sides.get(True), own)

@@ -77,9 +77,7 @@ class Engine:
             else NullPrefixCache()
         )
         threads = config.threads or physical_cores()
-        self._sequences = Sequences(
-            open_backend(artifact.path, self.manifest, config, threads, self._budget, mapped)
-        )
+        self._sequences = Sequences(open_backend(artifact.path, self.manifest, config, threads, self._budget, mapped))
         self.vision: VisionInput | None = None
         """What prepares images, where the model takes any."""
         if self.manifest.vision is not None:

@@ -28,7 +28,7 @@ def check(match: LinearMatch, context: LoweringContext) -> None:
     chosen = context.format_of(rows.parts[0][0])
     if match.bias is not None:
         raise NoMatchError("a head with a bias")
-    if chosen.quantized and chosen.activations is not Activations.STATIC or chosen.bits == 16:
+    if (chosen.quantized and chosen.activations is not Activations.STATIC) or chosen.bits == 16:
         raise BadInputError(f"'{rows.label}' is to be {chosen}, which this target has not: use w8a8-static or fp32")
 
 

@@ -87,7 +87,9 @@ def column_mask(b: GraphBuilder, count: int, columns: tuple[int, ...]) -> ir.Val
     return b.const(mask, np.float32)
 
 
-def exact_product(b: GraphBuilder, match: LinearMatch, found: list[CalibratedLinear], columns: tuple[int, ...]) -> ir.Value:
+def exact_product(
+    b: GraphBuilder, match: LinearMatch, found: list[CalibratedLinear], columns: tuple[int, ...]
+) -> ir.Value:
     """The product of the exact columns with their float32 weights [E, N]."""
     weights_EN = np.concatenate([linear.exact for linear in found if linear.exact is not None]).T
     job = ComputeRows(len(columns), weights_EN.shape[1:], lambda start, stop: weights_EN[start:stop])

@@ -48,7 +48,8 @@ def _turn(b: GraphBuilder, x: ir.Value, rows: list[ir.Value], channels: int, int
     second = b.op("Add", [b.op("Mul", [parts[1], cos]), b.op("Mul", [parts[0], sin])], name="second")
     if not interleaved:
         return b.op("Concat", [first, second], {"axis": -1}, name="turned")
-    pairs = b.op("Concat", [b.op("Unsqueeze", [v, b.const([-1])]) for v in (first, second)], {"axis": -1}, name="turned")
+    columns = [b.op("Unsqueeze", [value, b.const([-1])]) for value in (first, second)]
+    pairs = b.op("Concat", columns, {"axis": -1}, name="turned")
     return b.op("Reshape", [pairs, b.const([0, 0, 0, channels])], name="neighbours")
 
 

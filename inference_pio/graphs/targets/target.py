@@ -85,7 +85,6 @@ class Target:
         """As `lower`, for the canonical graph of a vision tower."""
         return self._apply(self.vision_steps, model, context)
 
-
     def parts(self, model: ir.Model, context: LoweringContext, block_layers: int | None) -> list[Part]:
         """The graphs that a lowered decoder becomes; raises BadInputError for `block_layers` that do not fit."""
         if self.cut is not None:

@@ -1,4 +1,4 @@
-"""A chain of blocks: the host looks tokens up, makes rotary rows and masks, and sends hidden states from block to block.
+"""A chain of blocks: the host looks tokens up, makes rotary rows and masks, and sends hidden states through them.
 
 What runs the blocks is a `BlockRunner`: ONNX Runtime's CPU here, TensorRT where there is one. Experts of hybrids run on
 ONNX Runtime's CPU in both. docs/tensorrt.md has the graphs' interface.

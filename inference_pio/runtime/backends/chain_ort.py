@@ -77,7 +77,8 @@ class OrtBlockState:
         self._inputs["experts_output"] = output
 
     def run_head(self, keep: int) -> np.ndarray:
-        kept = {name: self._inputs[name][:, -keep:] for name in ("hidden_states", "experts_output") if name in self._inputs}
+        read = {value.name for value in self._blocks.graphs[-1].inputs}
+        kept = {name: self._inputs[name][:, -keep:] for name in read}
         logits: np.ndarray = self._run(len(self._blocks.graphs) - 1, kept)["logits"][0]
         return logits
 

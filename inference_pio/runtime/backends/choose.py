@@ -33,7 +33,7 @@ def backend_name(manifest: Manifest, asked: str) -> str:
 def open_backend(
     folder: Path, manifest: Manifest, config: EngineConfig, threads: int, budget: MemoryBudget, mapped: Path | None
 ) -> Any:
-    """The backend that `config` asks for, or that the artifact was made for; raises BadInputError when it is missing."""
+    """The backend that `config` asks for, or that the artifact is for; raises BadInputError when it is missing."""
     name = backend_name(manifest, config.backend)
     if name == "ort":
         return OrtBackend(folder, manifest, threads, budget, mapped)
@@ -52,6 +52,6 @@ def _require_tensorrt(manifest: Manifest) -> None:
     if find_spec("tensorrt") is None:
         raise BadInputError(
             f"this artifact is for TensorRT, which is not installed: pip install "
-            f"'inference-pio[{EXTRAS.get(manifest.dialect, 'tensorrt')}]' on a machine with such a GPU, or open it with "
-            "backend chain, which runs the same files on the CPU"
+            f"'inference-pio[{EXTRAS.get(manifest.dialect, 'tensorrt')}]' on a machine with such a GPU, or open it "
+            "with backend chain, which runs the same files on the CPU"
         )
