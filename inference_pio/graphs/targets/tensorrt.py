@@ -40,7 +40,7 @@ TRT85 = Target(
         Step(head_convolution, required=True),
         Step(static_products),
         Step(rms_norm_parts, required=True),
-        Step(activation_parts, required=True),
+        Step(activation_parts),
     ),
     vision_steps=(
         Step(int32_inputs, required=True),
