@@ -11,23 +11,36 @@ from inference_pio.artifact.bundle import Artifact
 from inference_pio.artifact.jsonfile import read_json_object
 from inference_pio.artifact.manifest import VisionFacts
 from inference_pio.cli.common import FOLDER, json_option, size_text, visible, write_json
+from inference_pio.cli.lint import judge
+from inference_pio.errors import BadInputError
 from inference_pio.runtime.generation_defaults import not_implemented
 
 
 @click.command("inspect")
 @click.argument("artifact", type=FOLDER)
 @click.option("--check", is_flag=True, help="Hash every file, the weights too.")
+@click.option(
+    "--lint",
+    "dialect",
+    metavar="DIALECT",
+    help="Judge ARTIFACT, here also a .onnx file, by the rules of trt85, modern or ort-1.20.2; 3 when it is refused.",
+)
 @json_option
-def command(artifact: Path, check: bool, json_out: str | None) -> None:
+def command(artifact: Path, check: bool, dialect: str | None, json_out: str | None) -> int:
     """Show what ARTIFACT is: model, recipe, graph, sizes, accuracy."""
+    if dialect is not None:
+        if check:
+            raise BadInputError("--check hashes an artifact and --lint judges its graphs: ask for one at a time")
+        return judge(artifact, dialect, json_out)
     opened = Artifact.open(artifact)
     if check:
         opened.check_large_files(None)
     facts = _facts(opened)
     if json_out is not None:
         write_json(facts, json_out)
-        return
-    _show(opened, facts, check)
+    else:
+        _show(opened, facts, check)
+    return 0
 
 
 def _facts(artifact: Artifact) -> dict[str, Any]:

@@ -20,7 +20,7 @@ VERBS = {
     "generate": "Continue a prompt.",
     "chat": "Talk to a model in the terminal.",
     "bench": "Measure speed and memory of an artifact.",
-    "inspect": "Show what an artifact is, and check its files.",
+    "inspect": "Show what an artifact is, check its files, and judge graphs by a runtime's rules.",
     "models": "List the model plugins and their artifacts.",
     "doctor": "Show what this machine can run and what is wrong with its installation.",
     "demo": "Export, verify and run the bundled tiny model.",
@@ -53,8 +53,8 @@ class LazyGroup(click.Group):
 def cli(ctx: click.Context, debug: bool) -> None:
     """Export language models to verified, quantized artifacts and run them without PyTorch.
 
-    Exit codes: 0 done, 1 internal error, 2 wrong use or bad input, 3 an accuracy gate failed, 4 not enough memory or
-    disk, 130 interrupted.
+    Exit codes: 0 done, 1 internal error, 2 wrong use or bad input, 3 an accuracy gate failed or a graph was refused,
+    4 not enough memory or disk, 130 interrupted.
     """
     ctx.obj = {"debug": debug}
 

@@ -1,0 +1,133 @@
+"""Every rule of TensorRT 10.15 has a graph that passes and one that it refuses."""
+
+from __future__ import annotations
+
+import pytest
+from lint_cases import QDQ, SCALES, graph, judged, refused_by
+
+from inference_pio.graphs.lint import find_dialect
+
+X, Y = "float[1,2] x", "float[1,3] y"
+QKV, OUT = "float[1,2,3,4] q, float[1,1,3,4] k, float[1,1,3,4] v", "float[1,2,3,4] y"
+CACHE = "float[1,1,8,4] c, float[1,1,2,4] u, int64[1] i"
+
+
+def modern(body: str, inputs: str, outputs: str, constants: str = "", opset: int = 24):
+    return graph(body, inputs, outputs, constants, opset, 12)
+
+
+def scatter(axis: int):
+    return modern(f"y = TensorScatter<axis = {axis}>(c, u, i)", CACHE, "float[1,1,8,4] y")
+
+
+def rotary(dtype: str):
+    inputs = f"float[1,2,3,4] x, float[8,2] cos, float[8,2] sin, {dtype}[1,3] p"
+    return modern("y = RotaryEmbedding(x, cos, sin, p)", inputs, OUT)
+
+
+def scatter_nd(reduction: str):
+    body = f'y = ScatterND<reduction = "{reduction}">(x, i, u)'
+    return modern(body, "float[4] x, int64[1,1] i, float[1] u", "float[4] y")
+
+
+def normed(names: str, outputs: str):
+    return modern(f"{names} = LayerNormalization(x, s)", "float[2,4] x, float[4] s", outputs)
+
+
+def selected(flag: int):
+    return modern(f"y, i = TopK<sorted = {flag}>(x, k)", "float[9] x", "float[2] y, int64[2] i", "int64[1] k = {2}")
+
+
+def missing_weight():
+    model = modern("y = Add(x, w)", X, "float[1,2] y", "float[2] w = {1, 2}")
+    model.graph.initializer[0].data_location = 1
+    model.graph.initializer[0].external_data.add(key="location", value="nowhere")
+    return model
+
+
+CASES = {
+    "opset": (modern("y = Neg(x)", X, "float[1,2] y"), modern("y = Neg(x)", X, "float[1,2] y", opset=25)),
+    "operator": (
+        modern("y = RMSNormalization(x, s)", X + ", float[2] s", "float[1,2] y"),
+        modern("y = Swish(x)", X, "float[1,2] y"),
+    ),
+    "operand-type": (
+        modern("y = Softmax(x)", "bfloat16[1,2] x", "bfloat16[1,2] y"),
+        modern("y = Neg(x)", "bool[2] x", "bool[2] y"),
+    ),
+    "value-type": (
+        modern("y = Cast<to = 16>(x)", X, "bfloat16[1,2] y"),
+        modern("y = Cast<to = 5>(x)", X, "int16[1,2] y"),
+    ),
+    "uint8": (
+        modern("y = Cast<to = 1>(x)", "uint8[2] x", "float[2] y"),
+        modern("z = Cast<to = 2>(x) y = Cast<to = 1>(z)", X, "float[1,2] y"),
+    ),
+    "constant-input": (
+        modern("y = ReduceMean(x, a)", X, "float[1,1] y", "int64[1] a = {1}"),
+        modern("y = ReduceMean(x, a)", X + ", int64[1] a", "float[1,1] y"),
+    ),
+    "attention": (
+        modern("y = Attention(q, k, v)", QKV, OUT),
+        modern("y, a, b = Attention(q, k, v)", QKV, OUT + ", float[1,1,3,4] a, float[1,1,3,4] b"),
+    ),
+    "tensor-scatter": (scatter(-2), scatter(1)),
+    "rotary-positions": (rotary("int64"), rotary("int32")),
+    "layer-norm": (normed("y", "float[2,4] y"), normed("y, m", "float[2,4] y, float[2,1] m")),
+    "scatter-reduction": (scatter_nd("none"), scatter_nd("add")),
+    "top-k": (selected(1), selected(0)),
+    "external-data": (modern("y = Neg(x)", X, "float[1,2] y"), missing_weight()),
+    "zero-point": (
+        modern(QDQ, X, Y, SCALES),
+        modern(QDQ, X, Y, SCALES.replace("xz = {0}", "xz = {1}")),
+    ),
+    "activation-scale": (
+        modern(QDQ, X, Y, SCALES),
+        modern(QDQ, X, Y, SCALES.replace("float xs = {0.5}, int8 xz = {0}", "float[2] xs = {1,1}, int8[2] xz = {0,0}")),
+    ),
+    "one-sided": (modern(QDQ, X, Y, SCALES), modern(QDQ.replace("MatMul(xd,", "MatMul(x,"), X, Y, SCALES)),
+}
+REFUSED_TOO = {
+    "a cache inside Attention": (
+        "attention",
+        modern("y = Attention(q, k, v, , k, v)", QKV, OUT),
+    ),
+    "flat queries": (
+        "attention",
+        modern(
+            "y = Attention<q_num_heads = 2, kv_num_heads = 1>(q, k, v)",
+            "float[1,3,8] q, float[1,3,4] k, float[1,3,4] v",
+            "float[1,3,8] y",
+        ),
+    ),
+    "a soft cap": ("attention", modern("y = Attention<softcap = 5.0>(q, k, v)", QKV, OUT)),
+    "a flat cache": (
+        "tensor-scatter",
+        modern("y = TensorScatter(c, u, i)", "float[1,8,4] c, float[1,2,4] u, int64[1] i", "float[1,8,4] y"),
+    ),
+    "very many values": (
+        "top-k",
+        modern("y, i = TopK(x, k)", "float[9999] x", "float[3840] y, int64[3840] i", "int64[1] k = {3840}"),
+    ),
+}
+
+
+def test_every_rule_has_its_graphs():
+    assert set(CASES) == {rule.name for rule in find_dialect("modern").rules}
+
+
+@pytest.mark.parametrize("rule", CASES)
+def test_a_rule_lets_the_right_graph_pass(rule, tmp_path):
+    report = judged(CASES[rule][0], "modern", tmp_path)
+    assert report.accepted, report.findings
+
+
+@pytest.mark.parametrize("rule", CASES)
+def test_a_rule_refuses_the_wrong_graph(rule, tmp_path):
+    assert rule in refused_by(CASES[rule][1], "modern", tmp_path)
+
+
+@pytest.mark.parametrize("case", REFUSED_TOO)
+def test_a_rule_refuses_its_other_cases(case, tmp_path):
+    rule, model = REFUSED_TOO[case]
+    assert rule in refused_by(model, "modern", tmp_path)
