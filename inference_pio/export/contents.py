@@ -143,7 +143,7 @@ def make_manifest(
             {pattern: str(chosen) for pattern, chosen in plan.recipe.overrides},
         ),
         requires=Requires(
-            dict(target.requires),
+            dict(target.requires) | {package: least for part in graphs.parts for package, least in part.requires},
             list(plan.hardware.cpu_classes),
             dict(Counter(f"{node.domain or 'ai.onnx'}::{node.op_type}" for node in operators)),
         ),

@@ -13,7 +13,7 @@ from inference_pio.graphs.builder import GraphBuilder
 from inference_pio.graphs.formats import Activations
 from inference_pio.graphs.integers import IntegerRows
 from inference_pio.graphs.rewrites.rewrite import LinearMatch, LoweringContext, NoMatchError, match_linear, replace
-from inference_pio.graphs.rewrites.static_products import channel_zeros, rounded
+from inference_pio.graphs.rewrites.static_products import dequantized, rounded
 from inference_pio.graphs.weights import Recipe, Rows, StoreRows, stored_rows
 
 
@@ -62,4 +62,4 @@ def _integers(b: GraphBuilder, name: str, rows: Rows) -> ir.Value:
     shape = (rows.count, rows.tail[0], 1, 1)
     data = b.lazy(f"{name}.kernel", ir.DataType.INT8, shape, Recipe(job, sources=rows.parts))
     scales = b.lazy(f"{name}.scales", ir.DataType.FLOAT, (rows.count,), Recipe(job, side=True))
-    return b.op("DequantizeLinear", [data, scales, channel_zeros(b, rows.count)], {"axis": 0}, name="weight")
+    return dequantized(b, name, data, scales, axis=0)

@@ -63,15 +63,16 @@ def rounded(b: GraphBuilder, x: ir.Value, step: float, width: int, columns: tupl
     return made[step, columns]
 
 
-def channel_zeros(b: GraphBuilder, count: int) -> ir.Value:
-    """Zero points int8 [count], stored once in a graph."""
-    name = f"zeros_int8_{count}"
-    if name not in b.graph.initializers:
-        zeros = ir.tensor(np.zeros(count, np.int8), name=name)
-        b.graph.register_initializer(
-            ir.Value(name=name, shape=ir.Shape([count]), type=ir.TensorType(ir.DataType.INT8), const_value=zeros)
-        )
-    return b.graph.initializers[name]
+def dequantized(b: GraphBuilder, name: str, data: ir.Value, scales: ir.Value, axis: int) -> ir.Value:
+    """The weight `name` as float32 of its codes and scales along `axis`.
+
+    It has zero points of its own: where ONNX Runtime makes unsigned weights of signed ones, shared ones would clash.
+    """
+    count = int(scales.shape[0])
+    zeros = ir.tensor(np.zeros(count, np.int8), name=f"{name}.zeros")
+    value = ir.Value(name=zeros.name, shape=scales.shape, type=ir.TensorType(ir.DataType.INT8), const_value=zeros)
+    b.graph.register_initializer(value)
+    return b.op("DequantizeLinear", [data, scales, value], {"axis": axis}, name="weight")
 
 
 def _step(context: LoweringContext, rows: Rows, found: list[CalibratedLinear]) -> float:
@@ -91,4 +92,4 @@ def _weight(b: GraphBuilder, match: LinearMatch, rows: Rows, found: list[Calibra
     shape = (rows.tail[0], rows.count)
     data = b.lazy(f"{name}.columns", ir.DataType.INT8, shape, Recipe(job, sources=rows.parts))
     scales = b.lazy(f"{name}.scales", ir.DataType.FLOAT, (rows.count,), Recipe(job, side=True))
-    return b.op("DequantizeLinear", [data, scales, channel_zeros(b, rows.count)], {"axis": 1}, name="weight")
+    return dequantized(b, name, data, scales, axis=1)
