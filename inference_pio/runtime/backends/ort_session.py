@@ -38,7 +38,7 @@ def session_options(ort: Any, threads: int, entries: Mapping[str, str] | None = 
 
 
 def open_session(path: Path, threads: int, entries: Mapping[str, str] | None = None) -> Any:
-    """A session on the CPU, `entries` as in `session_options`; raises BadInputError for a file that cannot be loaded."""
+    """A session on the CPU, `entries` as in `session_options`; raises BadInputError for an unusable file."""
     ort = import_onnxruntime()
     options = session_options(ort, threads, entries)
     try:
