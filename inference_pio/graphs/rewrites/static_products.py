@@ -14,7 +14,7 @@ import onnx_ir as ir
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.builder import GraphBuilder
 from inference_pio.graphs.calibrated import CalibratedLinear
-from inference_pio.graphs.formats import Activations
+from inference_pio.graphs.formats import FP32, W8A8_STATIC
 from inference_pio.graphs.integers import IntegerColumns, calibrated_codes
 from inference_pio.graphs.rewrites.integer_kernels import column_mask, exact_product, static_scale
 from inference_pio.graphs.rewrites.rewrite import LinearMatch, LoweringContext, NoMatchError, match_linear, replace
@@ -27,12 +27,8 @@ def pattern(node: ir.Node) -> LinearMatch | None:
 
 
 def check(match: LinearMatch, context: LoweringContext) -> None:
-    rows = stored_rows(match.weight)
-    chosen = context.format_of(rows.parts[0][0])
-    if not chosen.quantized:
+    if not is_static(stored_rows(match.weight), context):
         raise NoMatchError("it stays float32")
-    if chosen.activations is not Activations.STATIC:
-        raise BadInputError(f"'{rows.label}' is to be {chosen}, which this target has not: use w8a8-static or fp32")
 
 
 def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> None:
@@ -50,6 +46,14 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
     replace(match.output, y)
     for node in reversed(match.nodes):
         graph.remove(node, safe=True)
+
+
+def is_static(rows: Rows, context: LoweringContext) -> bool:
+    """Whether a weight is int8 with a static input, or else float32; raises BadInputError for any other format."""
+    chosen = context.format_of(rows.parts[0][0])
+    if chosen not in (FP32, W8A8_STATIC):
+        raise BadInputError(f"'{rows.label}' is to be {chosen}, which this target has not: use w8a8-static or fp32")
+    return chosen == W8A8_STATIC
 
 
 def rounded(b: GraphBuilder, x: ir.Value, step: float, width: int, columns: tuple[int, ...] = ()) -> ir.Value:
