@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+import numpy as np
+
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.verify.calibration_facts import calibration_facts
 from inference_pio.verify.findings import (
@@ -26,6 +28,14 @@ from inference_pio.version import __version__
 
 
 @dataclass(frozen=True)
+class Twin:
+    """The pairs (original, twin) and (simulation, twin), of the first positions."""
+
+    noise: PositionTable
+    agreement: PositionTable
+
+
+@dataclass(frozen=True)
 class Simulated:
     """The simulation's own distance from the original, and the artifact's from the simulation."""
 
@@ -33,13 +43,15 @@ class Simulated:
     excess: Excess
 
     @staticmethod
-    def judge(
-        noise: PositionTable, agreement: PositionTable, twin: PositionTable | None, clear_gap: float
-    ) -> Simulated:
-        """From the pairs (original, simulation), (simulation, artifact) and (simulation, twin)."""
+    def judge(noise: PositionTable, agreement: PositionTable, twin: Twin | None, clear_gap: float) -> Simulated:
+        """From the pairs (original, simulation) and (simulation, artifact), and the twin's."""
         metrics, agreed = summarise(noise, clear_gap), summarise(agreement, clear_gap)
-        twin_kl_mean = None if twin is None else float(twin.kl.mean())
-        return Simulated(metrics, Excess(metrics.kl_mean, agreed.kl_mean, agreed.max_logit_difference, twin_kl_mean))
+        simulated = metrics.kl_mean, agreed.kl_mean, agreed.max_logit_difference
+        if twin is None:
+            return Simulated(metrics, Excess(*simulated, None))
+        apart = twin.noise.kl - noise.kl[: twin.noise.positions]
+        error = float(np.sqrt(np.square(apart).mean() / noise.positions))
+        return Simulated(metrics, Excess(*simulated, float(twin.agreement.kl.mean()), error))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from inference_pio.verify.conclusion import Simulated
+from inference_pio.verify.conclusion import Simulated, Twin
 from inference_pio.verify.gates import Gate
 from inference_pio.verify.metrics import CompareRows, PositionTable, ReadLogits, against_logits, compare
 from inference_pio.verify.options import VerifyOptions
@@ -42,7 +42,10 @@ def simulate(
         some = windows.first(twin_positions(windows.positions, windows.window))
         twin = scratch.open(some.positions)
         write(TwinWeights(rounded), some, twin, "twin")
-        apart = compare_windows(against_logits(simulation.read), twin, some, options)
+        apart = Twin(
+            compare_windows(against_logits(read_reference), twin, some, options),
+            compare_windows(against_logits(simulation.read), twin, some, options),
+        )
     return Simulated.judge(noise, agreement, apart, gate.clear_gap)
 
 

@@ -159,3 +159,14 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
         load_gate("int9")
     with pytest.raises(BadInputError, match="neither a gate"):
         load_gate(tmp_path)
+
+
+def test_the_excess_has_room_for_the_noise_of_a_rounding() -> None:
+    gate = load_gate("int8")
+    limits = {}
+    for error in (0.0, 1e-5):
+        excess = Excess(1e-4, 1e-6, 1e-4, 2e-6, standard_error=error)
+        checks = gate._check_excess(replace(PERFECT, kl_mean=1.3e-4), excess)
+        limits[error] = next(check for check in checks if check.metric == "kl_mean against simulation")
+    assert not limits[0.0].passed and limits[1e-5].passed
+    assert limits[1e-5].limit == pytest.approx(1.2e-4 + 1e-6 + 2e-5)
