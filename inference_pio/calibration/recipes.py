@@ -122,6 +122,10 @@ HALF_COMPUTE = {"ort-cuda/modern": {"fp32": "float32", "bf16": "bfloat16"}}
 """Targets that compute in float16, and their recipes that do not."""
 
 
+UNIFORM = ("tensorrt/trt85",)
+"""Targets that know no blockwise formats: token table and head take the layers' format too."""
+
+
 def find_recipe(name_or_file: str, target: str) -> Recipe:
     """The recipe called so, or the one in a JSON file, for the target with the key `target`.
 
@@ -144,6 +148,8 @@ def find_recipe(name_or_file: str, target: str) -> Recipe:
 
 def _fitted(recipe: Recipe, base: str, target: str) -> Recipe:
     """A recipe in the forms that a target has for it."""
+    if target in UNIFORM:
+        recipe = replace(recipe, edges=recipe.layers)
     if target in INTEGER_EDGES and recipe.edges == _INT8:
         recipe = replace(recipe, edges=W8A8)
     if target in EXACT_BLOCKS:

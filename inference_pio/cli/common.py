@@ -111,9 +111,16 @@ DEVICE_OPTION = click.option(
 )
 
 
+def backend_option(function: F) -> F:
+    """`--backend`."""
+    text = "What runs the artifact: what it was made for (auto), or chain for one of TensorRT on the CPU."
+    return click.option("--backend", default="auto", show_default=True, help=text)(function)
+
+
 def engine_options(function: F) -> F:
     """The fields of EngineConfig as options."""
     options = [
+        backend_option,
         DEVICE_OPTION,
         click.option("--threads", type=int, help="Threads; one per physical core by default."),
         click.option("--max-memory", type=SIZE, help="Refuse to use more memory than this."),
@@ -136,6 +143,7 @@ def engine_options(function: F) -> F:
 
 
 ENGINE_FIELDS = (
+    "backend",
     "device",
     "threads",
     "max_memory",

@@ -28,7 +28,11 @@ from inference_pio.verify import Report, VerifyOptions, estimate, verify
 @click.option("--window", type=int, default=VerifyOptions.window, show_default=True, help="Tokens per window.")
 @click.option("--positions", type=int, help="Positions to compare; 4,096 by default, 10,240 for fp32.")
 @click.option(
-    "--backend", default="auto", show_default=True, help="Where the artifact runs: auto, cpu, cuda or cuda:N."
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="What runs the artifact: what it was made for (auto), a device (cpu, cuda, cuda:N), or chain for one of "
+    "TensorRT on the CPU.",
 )
 @click.option("--threads", type=int, help="Threads; the libraries' choice by default.")
 @click.option("--scratch", type=FOLDER, help="Folder for intermediate logits.")
@@ -58,12 +62,14 @@ def command(
         raise GateFailedError(f"{artifact} failed gate {report.gate.name}: {'; '.join(report.gate.failures)}")
 
 
-def artifact_verifier(checkpoint: Path, out: Path, data: Path | None = None) -> Callable[[Path], Accuracy]:
+def artifact_verifier(
+    checkpoint: Path, out: Path, data: Path | None = None, backend: str = "auto"
+) -> Callable[[Path], Accuracy]:
     """A verifier for `export`: shows its progress and, when the gate fails, leaves a report beside `out`."""
 
     def check(folder: Path) -> Accuracy:
         with Bars() as bars:
-            report = verify(folder, checkpoint, VerifyOptions(data=data, progress=bars))
+            report = verify(folder, checkpoint, VerifyOptions(data=data, backend=backend, progress=bars))
         if not report.passed:
             page = out.with_name(f"{out.name}.verify.html")
             report.write_html(page)

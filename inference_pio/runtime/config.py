@@ -13,7 +13,7 @@ DEFAULT_PREFIX_CACHE_BYTES = 256 << 20
 DEFAULT_IMAGE_CACHE_BYTES = 128 << 20
 
 
-BACKENDS = ("auto", "ort")
+BACKENDS = ("auto", "ort", "chain", "tensorrt")
 DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 
 
@@ -37,7 +37,8 @@ class EngineConfig:
     """Options of `Engine.open`.
 
     `backend` and `device` "auto" take what the artifact was made for; "cuda:1" is the second GPU, and an artifact for
-    GPUs runs on the "cpu" as well, as far as its operators do. `threads` None uses one per physical core.
+    GPUs runs on the "cpu" as well, as far as its operators do; backend "chain" runs an artifact for TensorRT block by
+    block on ONNX Runtime's CPU. `threads` None uses one per physical core.
     `max_memory` (bytes) bounds weights, caches and the process around them. `max_context` lowers the artifact's
     context. `prefix_cache_bytes` 0 turns the prefix cache off. `max_image_tokens` shrinks every image and video to at
     most so many tokens; `image_cache_bytes` is what the features of images seen before may take. `map_weights` lets

@@ -131,7 +131,8 @@ def _notes(artifact: Artifact, gate: Gate, comparison: Comparison, options: Veri
             "The experts' kernel rounds activations to int8 as well, per token and block, unless no block size divides "
             "its rows; the simulation does the same."
         )
-    if operators.keys() & {"com.microsoft::MatMulIntegerToFloat", "ai.onnx::MatMulInteger"}:
+    rounded = {"com.microsoft::MatMulIntegerToFloat", "ai.onnx::MatMulInteger", "ai.onnx::DequantizeLinear"}
+    if rounded & operators.keys():
         yield "Inputs of the integer products are rounded to int8 as the graph says; the simulation does the same."
     if manifest.cache.dtype == "int8":
         yield "Keys and values are rounded to int8 before anything attends to them; the simulation does the same."

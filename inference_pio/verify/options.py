@@ -40,10 +40,10 @@ class VerifyOptions:
     window: int = 512
     positions: int | None = None
     threads: int | None = None
+    backend: str = "auto"
     scratch: Path | None = None
     simulation: bool = True
     progress: Progress | None = None
-    backend: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("window", "positions", "threads"):

@@ -39,13 +39,14 @@ class Kernels:
 
 @dataclass(frozen=True)
 class LoweringContext:
-    """What rewrites may ask for besides the graph."""
+    """What rewrites may ask for besides the graph; `head_step` is the calibrated step of a static head's input."""
 
     spec: DecoderSpec
     format_of: FormatOf
     context_length: int
     calibrated: CalibratedWeights | None = None
     kv_scales: Mapping[int, KvScales] | None = None
+    head_step: float | None = None
     kernels: Kernels = field(default_factory=Kernels)
     compute: ir.DataType = ir.DataType.FLOAT
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from types import ModuleType
 
 import onnx_ir as ir
 
+from inference_pio.errors import BadInputError
 from inference_pio.graphs.builder import IR_VERSION
+from inference_pio.graphs.parts import Part
 from inference_pio.graphs.rewrites.rewrite import (
     Kernels,
     LoweringContext,
@@ -76,8 +79,13 @@ class Target:
     shared_cache_buffer: bool
     dialect: str = ""
     kernels: Kernels = CPU_KERNELS
-    ir_version: int = IR_VERSION
     genai: bool = False
+    ir_version: int = IR_VERSION
+    kv_caches: tuple[str, ...] = ("fp32", "int8")
+    """How keys and values may be stored."""
+    cut: Callable[[ir.Model, LoweringContext, int | None], list[Part]] | None = None
+    """Makes blocks of about so many layers of a lowered decoder, with the token table left to the host; None keeps it
+    whole."""
 
     @property
     def key(self) -> str:
@@ -92,20 +100,23 @@ class Target:
         """As `lower`, for the canonical graph of a vision tower."""
         return self._apply(self.vision_steps, model, context)
 
+    def parts(self, model: ir.Model, context: LoweringContext, block_layers: int | None) -> list[Part]:
+        """The graphs that a lowered decoder becomes; raises BadInputError for `block_layers` that do not fit."""
+        if self.cut is not None:
+            return self.cut(model, context, block_layers)
+        if block_layers is not None:
+            raise BadInputError(f"target {self.name} keeps a decoder whole: leave --block-layers out")
+        return [Part("decoder", "model.onnx", model, tuple(range(context.spec.layers)))]
+
     def _apply(self, steps: tuple[Step, ...], model: ir.Model, context: LoweringContext) -> list[RewriteReport]:
         context = replace(context, kernels=self.kernels)
-        reports = _rewrite(steps, model, context)
+        reports = []
+        for step in (step for step in steps if step.applies(context)):
+            reports.append(apply_rewrite(step.rewrite, model.graph, context, step.required))
+            prune(model.graph)
+        drop_unused_functions(model)
+        kept = [value for value in model.graph.inputs if list(value.uses())]
+        del model.graph.inputs[:]
+        model.graph.inputs.extend(kept)
         model.graph.opset_imports[""], model.ir_version = self.opset, self.ir_version
         return reports
-
-
-def _rewrite(steps: tuple[Step, ...], model: ir.Model, context: LoweringContext) -> list[RewriteReport]:
-    reports = []
-    for step in (step for step in steps if step.applies(context)):
-        reports.append(apply_rewrite(step.rewrite, model.graph, context, step.required))
-        prune(model.graph)
-    drop_unused_functions(model)
-    kept = [value for value in model.graph.inputs if list(value.uses())]
-    del model.graph.inputs[:]
-    model.graph.inputs.extend(kept)
-    return reports

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,27 +32,31 @@ def session_entries(ort: Any) -> dict[str, str]:
     return {PRECISE_PRODUCTS: "1"} if products_saturate(ort) else {}
 
 
-def session_options(ort: Any, threads: int) -> Any:
-    """The options of every session."""
+def session_options(ort: Any, threads: int, entries: Mapping[str, str] | None = None) -> Any:
+    """The options of every session; `entries` are more of them by name."""
     options = ort.SessionOptions()
     options.log_severity_level = 4  # errors are raised, and need not be printed as well
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    for name, value in session_entries(ort).items():
+    for name, value in {**session_entries(ort), **(entries or {})}.items():
         options.add_session_config_entry(name, value)
     return options
 
 
-def open_session(path: Path, threads: int, memory: DeviceMemory | None = None) -> Any:
-    """A session on the CPU, or on the GPU that `memory` is of; raises BadInputError for a file that cannot be loaded.
+def open_session(
+    path: Path, threads: int, memory: DeviceMemory | None = None, entries: Mapping[str, str] | None = None
+) -> Any:
+    """A session on the CPU, or on the GPU that `memory` is of; `entries` as in `session_options`.
 
-    On a GPU that means as well that the provider could not start, which ONNX Runtime itself answers with the CPU.
+    Raises BadInputError for a file that cannot be loaded, and on a GPU when the provider could not start, which ONNX
+    Runtime itself answers with the CPU.
     """
     ort = import_onnxruntime()
     on_gpu = memory is not None and memory.kind == CUDA
     providers = [cuda_provider(memory.index), CPU_PROVIDER] if memory is not None and on_gpu else [CPU_PROVIDER]
+    options = session_options(ort, threads, entries)
     try:
-        session = ort.InferenceSession(str(path), session_options(ort, threads), providers=providers)
+        session = ort.InferenceSession(str(path), options, providers=providers)
     except ort_errors(ort) as error:
         raise BadInputError(f"{path.parent} cannot be loaded by ONNX Runtime: {first_line(error)}") from None
     if on_gpu:
