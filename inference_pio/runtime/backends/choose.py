@@ -38,7 +38,7 @@ def open_backend(
     threads: int,
     budget: MemoryBudget,
     mapped: Path | None,
-    memory: DeviceMemory | None,
+    memory: DeviceMemory | None = None,
 ) -> Any:
     """The backend that `config` asks for, or that the artifact is for; raises BadInputError when it is missing."""
     name = backend_name(manifest, config.backend)
