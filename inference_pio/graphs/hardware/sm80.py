@@ -18,7 +18,8 @@ HARDWARE = Hardware(
     ),
     sources=(
         "capability: cnblogs.com/nightnine/p/16591404.html",
-        "a100-40gb, a100-80gb: github.com/winston-zhang-orz/gpu-specs, specs.md; glennklockwood.com/garden/processors/A100",
+        "a100-40gb, a100-80gb: github.com/winston-zhang-orz/gpu-specs, specs.md; "
+        "glennklockwood.com/garden/processors/A100",
         "a30: TechPowerUp's record in github.com/reox007/RightNow-GPU-Database, data/nvidia/all.json; 224 tensor cores "
         "with 256 fused multiply-adds of fp16 per clock, scientiafr.com/Ampere_(microarchitecture), twice as many of "
         "int8 as on the A100",

@@ -24,8 +24,8 @@ HARDWARE = Hardware(
     ),
     sources=(
         "capability: developer.nvidia.com/cuda-gpus",
-        "rtx-3060: hmc-tech.com/gpu/nvidia-geforce-rtx-4080-vs-nvidia-geforce-rtx-3060-ga104, int8 a quarter and fp16 an "
-        "eighth of its sparse int4; bandwidth in github.com/CYBIRD-D/How-to-Choose-your-LLM-Model-for-translation, "
+        "rtx-3060: hmc-tech.com/gpu/nvidia-geforce-rtx-4080-vs-nvidia-geforce-rtx-3060-ga104, int8 a quarter and fp16 "
+        "an eighth of its sparse int4; bandwidth in github.com/CYBIRD-D/How-to-Choose-your-LLM-Model-for-translation, "
         "Nvidia_GPU_Specification.md",
         "rtx-3070, rtx-3080, rtx-3090: TechPowerUp's records in github.com/reox007/RightNow-GPU-Database, "
         "data/nvidia/all.json",
