@@ -113,6 +113,10 @@ AUTO = {
 """What `auto` means per `Target.key`: the fastest recipe that stays the same model."""
 
 
+UNIFORM = ("tensorrt/trt85",)
+"""Targets that know no blockwise formats: token table and head take the layers' format too."""
+
+
 def find_recipe(name_or_file: str, target: str) -> Recipe:
     """The recipe called so, or the one in a JSON file, for the target with the key `target`.
 
@@ -130,7 +134,7 @@ def find_recipe(name_or_file: str, target: str) -> Recipe:
         )
     if base not in SUPPORTED[target]:
         raise BadInputError(f"recipe {base} does not run on target {target}: use {', '.join(SUPPORTED[target])}")
-    return recipe
+    return replace(recipe, edges=recipe.layers) if target in UNIFORM else recipe
 
 
 def _read_recipe(path: Path) -> tuple[Recipe, str]:

@@ -6,7 +6,6 @@ import shlex
 from pathlib import Path
 
 from inference_pio.errors import BadInputError
-from inference_pio.export.plan import KV_CACHES
 from inference_pio.graphs.hardware import AUTO, find_hardware
 from inference_pio.graphs.spec import DecoderSpec
 from inference_pio.graphs.targets import find_target
@@ -37,11 +36,11 @@ def notes_on(spec: DecoderSpec, case: Case, layout: Layout, kv_cache: str) -> li
     """What a reader of a plan should know besides."""
     notes = []
     try:
-        find_target(case.target, case.hardware.dialect_of(case.target))
+        caches = find_target(case.target, case.hardware.dialect_of(case.target)).kv_caches
+        if kv_cache not in (AUTO, *caches):
+            notes.append(f"this version cannot export it yet: its caches are {' and '.join(caches)}")
     except BadInputError as fault:
         notes.append(f"this version cannot export it yet: {fault}")
-    if kv_cache not in (AUTO, *KV_CACHES):
-        notes.append(f"this version cannot export it yet: its caches are {' and '.join(KV_CACHES)}")
     on_disk = {part for part, place, _ in layout.places if place == NVME}
     if on_disk - {Part.EXPERTS.value}:
         notes.append("weights stay on the drive and are read again for every token: a smaller precision is faster")

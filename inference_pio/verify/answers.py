@@ -92,7 +92,9 @@ def compare_answers(artifact: Artifact, checkpoint: Checkpoint, gate: Gate, opti
 
 
 def _run_artifact(artifact: Artifact, found: Examples, options: VerifyOptions, scratch: Scratch) -> Answers:
-    config = EngineConfig(threads=options.threads, prefix_cache_bytes=0, image_cache_bytes=0, allow_failed=True)
+    config = EngineConfig(
+        backend=options.backend, threads=options.threads, prefix_cache_bytes=0, image_cache_bytes=0, allow_failed=True
+    )
     with Engine.open(artifact.path, config) as engine:
         tokenizer = engine.tokenizer
         tokens = [tokenizer.encode(example.answer, add_special_tokens=False) for example in found.examples]

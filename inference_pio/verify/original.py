@@ -132,10 +132,10 @@ def passes_for(manifest: Manifest, options: VerifyOptions) -> Passes:
 
 
 def check_simulation(artifact: Artifact) -> None:
-    """Raise BadInputError when the package that reads the weights is missing, or there are graphs of other roles."""
+    """Raise BadInputError when the package that reads the weights is missing, or there are several decoders."""
     _require("onnx_ir")
     roles = [graph.role for graph in artifact.manifest.graphs]
-    if sorted(set(roles) - {"vision"}) != ["decoder"] or len(set(roles)) != len(roles):
+    if roles.count("decoder") > 1:
         raise BadInputError(f"{artifact.path} has graphs {', '.join(roles)}: verify it without the simulation")
 
 
@@ -143,7 +143,8 @@ def rounded_weights(artifact: Artifact) -> RoundedWeights:
     """The weights of an artifact's graphs, to be read one tensor at a time."""
     from inference_pio.verify.simulation import ArtifactWeights
 
-    return ArtifactWeights(*(artifact.file(graph.file) for graph in artifact.manifest.graphs))
+    graphs = (artifact.file(graph.file) for graph in artifact.manifest.graphs)
+    return ArtifactWeights(*graphs, table=artifact.manifest.table)
 
 
 def _require(*packages: str) -> None:
