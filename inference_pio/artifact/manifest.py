@@ -109,15 +109,32 @@ class CacheSpec:
 
 @dataclass(frozen=True)
 class PositionSpec:
-    """Tokens with three positions (time, height, width), whose rotary angles are an input of the decoder.
+    """Rotary angles that are an input of the graphs, for tokens with three positions (time, height, width) or one.
 
-    Row n of `cos_cache` and `sin_cache` belongs to the n-th token of the sequence: for each of `inverse_frequencies`,
+    Row n of the tables belongs to the n-th token of the sequence: for each of `inverse_frequencies`,
     cos and sin of its product with the position that `streams` says (0 to 2), times `scaling`.
     """
 
     inverse_frequencies: list[float]
     streams: list[int]
     scaling: float
+
+
+@dataclass(frozen=True)
+class TableFacts:
+    """Where the token table lies when the host looks rows up: `rows` x `columns` values of `dtype` in `file`.
+
+    They are those of the checkpoint's `tensor`. Row n begins at `offset` + n * columns * item size. An int8 row is
+    multiplied by its float32 scale, of which one per row lies at `scales_offset`; a float32 row has none.
+    """
+
+    tensor: str
+    file: str
+    offset: int
+    rows: int
+    columns: int
+    dtype: str
+    scales_offset: int | None = None
 
 
 @dataclass(frozen=True)
@@ -183,6 +200,7 @@ class Manifest:
     positions: PositionSpec | None = None
     vision: VisionFacts | None = None
     dialect: str = ""
+    table: TableFacts | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -238,7 +256,9 @@ def read_manifest(folder: Path) -> Manifest:
     return _from_dict(values)
 
 
-def fingerprint(files: dict[str, FileHash], *specifications: CacheSpec | PositionSpec | VisionFacts | None) -> str:
+def fingerprint(
+    files: dict[str, FileHash], *specifications: CacheSpec | PositionSpec | VisionFacts | TableFacts | None
+) -> str:
     """SHA-256 over the hashes of `files` (graphs, weights, tokenizer) and what the runtime computes by."""
     digest = hashlib.sha256()
     for name in sorted(files):
@@ -277,6 +297,7 @@ def _from_dict(values: dict[str, Any]) -> Manifest:
         positions=PositionSpec(**values["positions"]) if values.get("positions") else None,
         vision=VisionFacts(**values["vision"]) if values.get("vision") else None,
         dialect=values.get("dialect", ""),
+        table=TableFacts(**values["table"]) if values.get("table") else None,
     )
 
 

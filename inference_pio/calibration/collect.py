@@ -9,12 +9,14 @@ import numpy as np
 
 from inference_pio.calibration.cache_statistics import CacheStatistics
 from inference_pio.calibration.experts import Experts, ExpertsResult, calibrate_experts
+from inference_pio.calibration.head import Head
 from inference_pio.calibration.layer import LayerResult, TapChoice, choose, choose_step, emit, folded
 from inference_pio.calibration.layer_graphs import LayerGraph, Runner, cut, feed_of
 from inference_pio.calibration.observers import Observer, ObserverKind
 from inference_pio.calibration.options import Progress
 from inference_pio.calibration.plan import CalibrationPlan
 from inference_pio.calibration.products import relative_error
+from inference_pio.calibration.result import HEAD_STEP
 from inference_pio.calibration.simulate import rounded_layer
 from inference_pio.calibration.statistics import TapStatistics
 from inference_pio.calibration.taps import find_cache_taps, find_taps
@@ -38,6 +40,8 @@ class Collector:
     ) -> None:
         self._plan, self._work, self._samples = plan, work, samples
         model = plan.build(checkpoint)
+        static_head = plan.recipe.calibrated and plan.recipe.edges.activations is Activations.STATIC
+        self._head = Head.of(model) if static_head else None
         self._layers = cut(model)
         self._runner = Runner(self._layers, model.opset_imports, plan.threads)
         self._shared = self._runner.shared_values(len(samples[0]))
@@ -75,7 +79,8 @@ class Collector:
         }
         if experts is not None:
             facts["expert_tokens"] = experts.tokens
-        return {**result.arrays, **(experts.arrays if experts else {}), **cache}, facts
+        head = self._head_arrays() if index == self._plan.spec.layers - 1 else {}
+        return {**result.arrays, **(experts.arrays if experts else {}), **cache, **head}, facts
 
     def _collect(
         self, layer: LayerGraph, weights: Mapping[str, np.ndarray], report: Progress
@@ -152,6 +157,13 @@ class Collector:
             pairs = [(tensors[name], self._plan.format_of(name)) for name in choice.tap.linears]
             chosen.append(choose_step(choice, observer, kind, stats.rows(), pairs))
         return chosen
+
+    def _head_arrays(self) -> dict[str, np.ndarray]:
+        """The step of a static head's input, from the hidden states behind the last layer."""
+        if self._head is None:
+            return {}
+        hidden, kind = self._hidden(self._plan.spec.layers), self._plan.options.observer
+        return {HEAD_STEP: np.array([self._head.step(hidden, len(self._samples), kind)], np.float32)}
 
     def _output_error(
         self, layer: LayerGraph, choices: list[TapChoice], result: LayerResult, experts: ExpertsResult | None

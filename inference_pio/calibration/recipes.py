@@ -86,12 +86,17 @@ RECIPES = {
 
 SUPPORTED = {
     "ort-cpu": ("fp32", "fp16", "int8", "int4", "int8-calibrated", "int4-calibrated", "w8a8", "w8a8-static"),
+    "tensorrt/trt85": ("fp32", "w8a8-static"),
 }
 """Recipes per `Target.key`; a pair that is not here is refused before any work."""
 
 
-AUTO = {"ort-cpu": "w8a8"}
+AUTO = {"ort-cpu": "w8a8", "tensorrt/trt85": "w8a8-static"}
 """What `auto` means per `Target.key`: the fastest recipe that stays the same model."""
+
+
+UNIFORM = ("tensorrt/trt85",)
+"""Targets that know no blockwise formats: token table and head take the layers' format too."""
 
 
 def find_recipe(name_or_file: str, target: str) -> Recipe:
@@ -111,7 +116,7 @@ def find_recipe(name_or_file: str, target: str) -> Recipe:
         )
     if base not in SUPPORTED[target]:
         raise BadInputError(f"recipe {base} does not run on target {target}: use {', '.join(SUPPORTED[target])}")
-    return recipe
+    return replace(recipe, edges=recipe.layers) if target in UNIFORM else recipe
 
 
 def _read_recipe(path: Path) -> tuple[Recipe, str]:

@@ -2,7 +2,8 @@
 
 Arrays of a layer's file: `T.codes` and `T.scales` (a linear weight T, rounded), `T.exact_columns` and
 `T.exact_weights`, `T.activation_scale`; `T` alone (float32, a tensor that took in smoothing); `cache.key` and
-`cache.value` (float32 [kv_heads, head_dim], steps of an int8 cache).
+`cache.value` (float32 [kv_heads, head_dim], steps of an int8 cache). The last layer's file may hold
+`head.activation_scale`, the step of a static head's input.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from inference_pio.graphs.calibrated import CalibratedLinear
 from inference_pio.graphs.kv_scales import KvScales
 
 FACTS, LAYERS = "calibration.json", "layers"
+HEAD_STEP = "head.activation_scale"
 VERSION = 1
 
 
@@ -101,6 +103,18 @@ class Calibration:
                 raise BadInputError(f"{self.folder} has no cache scales for layer {layer}: calibrate again")
             found[layer] = KvScales(key, value)
         return found
+
+    def head_step(self, layers: int) -> float:
+        """The step of the head's input behind so many layers; raises BadInputError when it was not measured."""
+        step = self._array(HEAD_STEP)
+        if step is None or layers != self.facts["layers"]:
+            raise BadInputError(
+                f"{self.folder} has no activation scale for the head behind {layers} layers: calibrate again, with "
+                "this recipe, target and number of layers"
+            )
+        if step.shape != (1,) or not step[0] > 0:
+            raise BadInputError(f"the activation scale of the head in {self.folder} is no positive number")
+        return float(step[0])
 
     def close(self) -> None:
         """Close the files."""

@@ -106,9 +106,16 @@ def sampling_params(values: dict[str, Any]) -> Any:
     return SamplingParams(**values)
 
 
+def backend_option(function: F) -> F:
+    """`--backend`."""
+    text = "What runs the artifact: what it was made for (auto), or chain for one of TensorRT on the CPU."
+    return click.option("--backend", default="auto", show_default=True, help=text)(function)
+
+
 def engine_options(function: F) -> F:
     """The fields of EngineConfig as options."""
     options = [
+        backend_option,
         click.option("--threads", type=int, help="Threads; one per physical core by default."),
         click.option("--max-memory", type=SIZE, help="Refuse to use more memory than this."),
         click.option("--max-context", type=int, help="Lower the artifact's context to this many tokens."),
@@ -130,6 +137,7 @@ def engine_options(function: F) -> F:
 
 
 ENGINE_FIELDS = (
+    "backend",
     "threads",
     "max_memory",
     "max_context",

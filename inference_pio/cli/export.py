@@ -9,7 +9,7 @@ import click
 from tqdm import tqdm
 
 from inference_pio.cli.calibration_options import CalibrationBar, calibration_options, renamed
-from inference_pio.cli.common import FILE, FOLDER, SIZE, hub_cache, size_text, visible
+from inference_pio.cli.common import FILE, FOLDER, SIZE, backend_option, hub_cache, size_text, visible
 from inference_pio.errors import BadInputError
 from inference_pio.export.options import ExportOptions
 from inference_pio.export.plan import Estimate
@@ -66,11 +66,13 @@ class BarProgress:
 @calibration_options
 @click.option("--block-size", type=int, help="Weights per scale: 128, 64, 32 or 16; the largest that fits by default.")
 @click.option("--context-length", type=int, help="Longest prompt plus answer; the model's own by default.")
+@click.option("--block-layers", type=int, help="tensorrt: layers in a block; as many as 8 GB can build by default.")
 @click.option("--layers", type=int, help="Keep only the first N layers, for tests.")
 @click.option("--max-memory", type=SIZE, help="Stay below this much memory, or refuse.")
 @click.option("--threads", type=int, help="Threads; all cores by default.")
 @click.option("--verify", "verify_it", is_flag=True, help="Measure the artifact before it is put in place.")
 @click.option("--data", type=FILE, help="With --verify, for models that see: your own questions (JSONL).")
+@backend_option
 @click.option("--keep-failed", is_flag=True, help="With --verify: keep an artifact that fails, marked as failed.")
 @click.option("--force", is_flag=True, help="Replace an artifact that stands at the output.")
 @click.option(
@@ -80,7 +82,7 @@ class BarProgress:
     metavar="KEY",
     help="An unknown entry of config.json that does not change the maths; may be repeated.",
 )
-def command(checkpoint: str, out: Path, verify_it: bool, data: Path | None, **values: Any) -> None:
+def command(checkpoint: str, out: Path, verify_it: bool, data: Path | None, backend: str, **values: Any) -> None:
     """Export CHECKPOINT, a folder or a hub id in the local Hugging Face cache, to an artifact.
 
     Weights are streamed: memory stays below half a gigabyte whatever the size of the model.
@@ -93,9 +95,11 @@ def command(checkpoint: str, out: Path, verify_it: bool, data: Path | None, **va
     if verify_it:
         from inference_pio.cli.verify import artifact_verifier
 
-        verifier = artifact_verifier(source, out, data)
+        verifier = artifact_verifier(source, out, data, backend)
     elif data is not None:
         raise BadInputError("--data is for --verify: add it, or leave --data out")
+    elif backend != "auto":
+        raise BadInputError("--backend is for --verify: add it, or leave --backend out")
     artifact = export(source, out, options, progress=BarProgress(), verifier=verifier)
     manifest = artifact.manifest
     total = sum(entry.size for entry in manifest.files.values())

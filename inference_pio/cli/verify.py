@@ -10,7 +10,7 @@ import click
 from tqdm import tqdm
 
 from inference_pio.artifact.manifest import Accuracy
-from inference_pio.cli.common import FILE, FOLDER, json_option, size_text, write_json
+from inference_pio.cli.common import FILE, FOLDER, backend_option, json_option, size_text, write_json
 from inference_pio.cli.export import locate
 from inference_pio.errors import GateFailedError
 from inference_pio.verify import Report, VerifyOptions, estimate, verify
@@ -27,6 +27,7 @@ from inference_pio.verify import Report, VerifyOptions, estimate, verify
 @click.option("--save-reference", type=FILE, help="Save the original's answers for later runs.")
 @click.option("--window", type=int, default=VerifyOptions.window, show_default=True, help="Tokens per window.")
 @click.option("--positions", type=int, help="Positions to compare; 4,096 by default, 10,240 for fp32.")
+@backend_option
 @click.option("--threads", type=int, help="Threads; the libraries' choice by default.")
 @click.option("--scratch", type=FOLDER, help="Folder for intermediate logits.")
 @click.option("--no-simulation", is_flag=True, help="Skip the excess gate: half the time, half the proof.")
@@ -55,12 +56,14 @@ def command(
         raise GateFailedError(f"{artifact} failed gate {report.gate.name}: {'; '.join(report.gate.failures)}")
 
 
-def artifact_verifier(checkpoint: Path, out: Path, data: Path | None = None) -> Callable[[Path], Accuracy]:
+def artifact_verifier(
+    checkpoint: Path, out: Path, data: Path | None = None, backend: str = "auto"
+) -> Callable[[Path], Accuracy]:
     """A verifier for `export`: shows its progress and, when the gate fails, leaves a report beside `out`."""
 
     def check(folder: Path) -> Accuracy:
         with Bars() as bars:
-            report = verify(folder, checkpoint, VerifyOptions(data=data, progress=bars))
+            report = verify(folder, checkpoint, VerifyOptions(data=data, backend=backend, progress=bars))
         if not report.passed:
             page = out.with_name(f"{out.name}.verify.html")
             report.write_html(page)

@@ -26,6 +26,7 @@ from inference_pio.artifact.manifest import (
     RecipeFacts,
     Requires,
     Source,
+    TableFacts,
     TensorFacts,
     VisionFacts,
     fingerprint,
@@ -36,10 +37,13 @@ from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.checkpoint.config import decoder_config
 from inference_pio.checkpoint.files import read_small
 from inference_pio.export.genai_config import genai_config
+from inference_pio.export.graphs import Graphs
 from inference_pio.export.plan import Estimate, ExportPlan
 from inference_pio.graphs.blocks.rope import RopeSpec
+from inference_pio.graphs.parts import Part
 from inference_pio.graphs.rewrites.expert_kernels import rounds_activations
 from inference_pio.graphs.spec import DecoderSpec, VisionSpec
+from inference_pio.graphs.table import Table
 from inference_pio.graphs.targets.target import RewriteReport
 from inference_pio.version import __version__
 
@@ -52,12 +56,10 @@ UNUSUAL = re.compile(r"[^A-Za-z0-9_.-]")
 NOT_IN_FINGERPRINT = re.compile(
     r"(licen[sc]e|notice|copying|use_policy).*|genai_config\.json|config\.json|calibration\.json", re.IGNORECASE
 )
-ROUNDING = {"MatMulNBits", "MatMulIntegerToFloat"}
+ROUNDING = {"MatMulNBits", "MatMulIntegerToFloat", "QuantizeLinear"}
 """Operators whose activations are always rounded, by themselves or by the nodes before them."""
 PER_LAYER_KEYS = {"layer_types", "mlp_layer_types"}
 """Lists in config.json with one entry per layer."""
-GRAPH_FILES = {"decoder": "model.onnx", "vision": "vision.onnx"}
-"""Of every graph, by role; its weights lie beside it."""
 DTYPES = {
     ir.DataType.BOOL: "bool",
     ir.DataType.FLOAT: "float32",
@@ -67,12 +69,7 @@ DTYPES = {
 }
 
 
-def weights_file(role: str) -> str:
-    """The name of the file that holds a graph's weights."""
-    return f"{GRAPH_FILES[role]}.data"
-
-
-def copy_checkpoint_files(source: Checkpoint, plan: ExportPlan, decoder: ir.Model, writer: ArtifactWriter) -> None:
+def copy_checkpoint_files(source: Checkpoint, plan: ExportPlan, graphs: Graphs, writer: ArtifactWriter) -> None:
     """Tokenizer, preprocessor, licence and configuration files, and `genai_config.json` where it applies."""
     for file in (*source.tokenizer_files, *(source.preprocessor_files if plan.spec.vision else ())):
         writer.add(file.name, read_small(file, MAX_FILE_BYTES))
@@ -89,8 +86,11 @@ def copy_checkpoint_files(source: Checkpoint, plan: ExportPlan, decoder: ir.Mode
     writer.add("generation_config.json", json_bytes(generation or _generation_from(config)))
     if plan.calibration is not None:
         writer.add("calibration.json", json_bytes(plan.calibration.facts))
+    decoder = next((part.model for part in graphs.parts if part.role == "decoder"), None)
+    if decoder is None or plan.int8_cache:
+        return
     inputs = [str(value.name) for value in decoder.graph.inputs]
-    genai = None if plan.int8_cache else genai_config(plan.spec, plan.context_length, config, generation, inputs)
+    genai = genai_config(plan.spec, plan.context_length, config, generation, inputs)
     if genai is not None:
         writer.add("genai_config.json", json_bytes(genai))
 
@@ -105,20 +105,22 @@ def make_manifest(
     plan: ExportPlan,
     source: Checkpoint,
     source_files: dict[str, FileHash],
-    models: dict[str, ir.Model],
+    graphs: Graphs,
     files: dict[str, FileHash],
 ) -> Manifest:
-    """The manifest of lowered graphs, by role, whose other files are all written."""
+    """The manifest of lowered graphs whose other files are all written."""
     spec, target = plan.spec, plan.target
     dtype = "int8" if plan.int8_cache else "float32"
     cache = CacheSpec(spec.layers, spec.kv_heads, spec.head_dim, dtype, list(spec.cache_kinds))
-    positions, vision = _positions(spec.rope), _vision(spec.vision)
+    table = None if graphs.table is None else _table(graphs.table)
+    positions = _positions(spec.rope) if table is not None or spec.rope.sections is not None else None
+    vision = _vision(spec.vision)
     hashed = {n: f for n, f in files.items() if not NOT_IN_FINGERPRINT.fullmatch(n)}
-    operators = [node for model in models.values() for node in model.graph.all_nodes()]
+    operators = [node for part in graphs.parts for node in part.model.graph.all_nodes()]
     rounds = any(node.op_type in ROUNDING or rounds_activations(node) for node in operators)
     return Manifest(
         producer=f"inference-pio {__version__}",
-        fingerprint=fingerprint(hashed, cache, positions, vision),
+        fingerprint=fingerprint(hashed, cache, positions, vision, table),
         model=ModelFacts(
             spec.model_type,
             _parameters(source, spec),
@@ -145,7 +147,7 @@ def make_manifest(
             list(plan.hardware.cpu_classes),
             dict(Counter(f"{node.domain or 'ai.onnx'}::{node.op_type}" for node in operators)),
         ),
-        graphs=[_graph(role, model, spec) for role, model in models.items()],
+        graphs=[*map(_graph, graphs.parts)],
         cache=cache,
         contract=Contract(
             padding=target.padding,
@@ -153,23 +155,32 @@ def make_manifest(
             shared_cache_buffer=target.shared_cache_buffer,
             rounds_activations=rounds or plan.int8_cache,
         ),
-        memory=Memory(files[weights_file("decoder")].size, cache.bytes_per_token),
+        memory=Memory(sum(files[name].size for name in graphs.decoder_files), cache.bytes_per_token),
         accuracy=None,
         files=dict(sorted(files.items())),
         positions=positions,
         vision=vision,
+        table=table,
     )
 
 
-def _graph(role: str, model: ir.Model, spec: DecoderSpec) -> GraphFacts:
-    layers = list(range(spec.layers)) if role == "decoder" else []
-    inputs, outputs = model.graph.inputs, model.graph.outputs
-    return GraphFacts(role, "any", GRAPH_FILES[role], [*map(_tensor, inputs)], [*map(_tensor, outputs)], layers)
+def _graph(part: Part) -> GraphFacts:
+    inputs, outputs = part.model.graph.inputs, part.model.graph.outputs
+    layers = list(part.layers)
+    return GraphFacts(part.role, "any", part.file, [*map(_tensor, inputs)], [*map(_tensor, outputs)], layers)
 
 
-def _positions(rope: RopeSpec) -> PositionSpec | None:
-    if rope.sections is None:
-        return None
+def _table(table: Table) -> TableFacts:
+    values, scales = table.values.const_value, table.scales and table.scales.const_value
+    assert isinstance(values, ir.ExternalTensor)  # written by now
+    rows, columns, *_ = values.shape.numpy()
+    offset = scales.offset if isinstance(scales, ir.ExternalTensor) else None
+    return TableFacts(
+        table.tensor, str(values.location), values.offset or 0, rows, columns, DTYPES[values.dtype], offset
+    )
+
+
+def _positions(rope: RopeSpec) -> PositionSpec:
     return PositionSpec(list(rope.inverse_frequencies), list(rope.streams), rope.scaling)
 
 
@@ -208,7 +219,7 @@ def _tensor(value: ir.Value) -> TensorFacts:
 
 
 def build_report(
-    needed: Estimate, threads: int, rewrites: list[RewriteReport], models: dict[str, ir.Model], seconds: float
+    needed: Estimate, threads: int, rewrites: list[RewriteReport], graphs: Graphs, seconds: float
 ) -> bytes:
     """How the export went on this machine: times, memory, matches; not part of the fingerprint."""
     return json_bytes(
@@ -217,7 +228,7 @@ def build_report(
             "expected_peak_bytes": needed.peak_memory,
             "process_peak_bytes": peak_rss_bytes(),
             "threads": threads,
-            "nodes": sum(len(list(model.graph)) for model in models.values()),
+            "nodes": sum(len(list(part.model.graph)) for part in graphs.parts),
             "rewrites": [asdict(report) for report in rewrites],
             "machine": platform.machine(),
             "python": platform.python_version(),

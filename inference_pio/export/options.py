@@ -15,6 +15,8 @@ class ExportOptions:
     `precision` is a recipe's name or file; `block_size`, `context_length` and `layers` default to what the recipe and
     the checkpoint say; `max_memory` is in bytes; `threads` None uses every core. `ignore_config_keys` are entries of
     config.json that the caller vouches for. `keep_failed` keeps an artifact whose verification failed, marked so.
+    `block_layers` is for targets that cut a decoder into blocks: layers in each, by default as many as an 8 GB host can
+    build.
 
     `calibration` is "default", a text file, or the folder of a finished calibration; the other three are for a text:
     how many samples of how many tokens, and the steps to leave out (see `calibration.options.Switches`).
@@ -32,6 +34,7 @@ class ExportOptions:
     force: bool = False
     keep_failed: bool = False
     ignore_config_keys: tuple[str, ...] = ()
+    block_layers: int | None = None
     calibration: str | Path | None = None
     calibration_samples: int = CalibrationOptions.samples
     calibration_length: int = CalibrationOptions.length

@@ -13,22 +13,14 @@ from inference_pio.artifact.manifest import Accuracy, Manifest
 from inference_pio.artifact.writer import ArtifactWriter, refuse_existing
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import GateFailedError
-from inference_pio.export.calibrating import open_calibration, row_reader
-from inference_pio.export.contents import (
-    GRAPH_FILES,
-    build_report,
-    copy_checkpoint_files,
-    make_manifest,
-    weights_file,
-)
+from inference_pio.export.calibrating import open_calibration
+from inference_pio.export.contents import build_report, copy_checkpoint_files, make_manifest
+from inference_pio.export.graphs import lowered_graphs
 from inference_pio.export.options import ExportOptions
-from inference_pio.export.plan import ExportPlan, fit_resources, plan_export
+from inference_pio.export.plan import fit_resources, plan_export
 from inference_pio.export.progress import ExportProgress, SilentProgress
 from inference_pio.export.source_hashes import SourceHashes
 from inference_pio.export.weight_writer import write_weights
-from inference_pio.graphs.architectures import build_graphs, declare_cut
-from inference_pio.graphs.source import WeightSource
-from inference_pio.graphs.targets.target import RewriteReport
 
 Verifier = Callable[[Path], Accuracy]
 """Measures the artifact in the folder it is given, before it is put in place."""
@@ -56,36 +48,25 @@ def export(
         open_calibration(source, out, options, progress.calibration) as calibration,
     ):
         plan = plan_export(source, options, calibration)
-        models, rewrites = lowered_graphs(source, plan)
-        needed, threads = fit_resources(models.values(), plan, out, options.max_memory)
+        graphs, rewrites = lowered_graphs(source, plan)
+        needed, threads = fit_resources(graphs.all, plan, out, options.max_memory)
         progress.start(needed)
         with SourceHashes(source) as hashes, ArtifactWriter(out, options.force) as writer:
-            copy_checkpoint_files(source, plan, models["decoder"], writer)
-            for role, model in models.items():
-                name = weights_file(role)
+            copy_checkpoint_files(source, plan, graphs, writer)
+            for name, graph in graphs.weights.items():
                 weights = writer.create(name)
-                write_weights(model.graph, weights, name, threads, progress.advance)
+                write_weights(graph, weights, name, threads, progress.advance)
                 writer.finish(name, weights)
-                writer.add(GRAPH_FILES[role], ir.to_proto(model).SerializeToString(deterministic=True))
-            manifest = make_manifest(plan, source, hashes.result(), models, writer.files)
+            for part in graphs.parts:
+                writer.add(part.file, ir.to_proto(part.model).SerializeToString(deterministic=True))
+            manifest = make_manifest(plan, source, hashes.result(), graphs, writer.files)
             progress.finish()
             if verifier is not None:
                 manifest = _verified(manifest, writer, verifier, options.keep_failed)
             seconds = time.monotonic() - started
-            writer.add("build-report.json", build_report(needed, threads, rewrites, models, seconds), record=False)
+            writer.add("build-report.json", build_report(needed, threads, rewrites, graphs, seconds), record=False)
             writer.commit(manifest.to_bytes())
     return Artifact.open(out)
-
-
-def lowered_graphs(checkpoint: Checkpoint, plan: ExportPlan) -> tuple[dict[str, ir.Model], list[RewriteReport]]:
-    """The lowered graphs with lazy weights, by role, and how often each rewrite matched."""
-    source = WeightSource(checkpoint, row_reader(checkpoint, plan.calibration))
-    declare_cut(source, checkpoint, plan.spec)
-    models, context = build_graphs(plan.architecture, plan.spec, source), plan.lowering()
-    reports = plan.target.lower(models["decoder"], context)
-    if "vision" in models:
-        reports += plan.target.lower_vision(models["vision"], context)
-    return models, reports
 
 
 def _verified(manifest: Manifest, writer: ArtifactWriter, verifier: Verifier, keep_failed: bool) -> Manifest:

@@ -22,6 +22,7 @@ from inference_pio.export.side_bytes import IN_MEMORY
 from inference_pio.export.tokenizer_files import check_tokenizer
 from inference_pio.export.weight_writer import data_bytes
 from inference_pio.graphs.architectures import read_decoder
+from inference_pio.graphs.formats import Activations
 from inference_pio.graphs.hardware.hardware import Hardware
 from inference_pio.graphs.rewrites.rewrite import LoweringContext
 from inference_pio.graphs.spec import DecoderSpec
@@ -54,6 +55,7 @@ class ExportPlan:
     threads: int
     calibration: Calibration | None = None
     int8_cache: bool = False
+    block_layers: int | None = None
 
     def lowering(self) -> LoweringContext:
         """What the rewrites need to know; raises BadInputError when a calibration lacks the cache's scales."""
@@ -67,7 +69,14 @@ class ExportPlan:
             self.context_length,
             self.calibration if self.recipe.calibrated else None,
             scales,
+            self._head_step(),
         )
+
+    def _head_step(self) -> float | None:
+        """The calibrated step of a static head; raises BadInputError when it was measured behind other layers."""
+        if self.calibration is None or self.recipe.edges.activations is not Activations.STATIC:
+            return None
+        return self.calibration.head_step(self.spec.layers)
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,16 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions, calibration: Cal
         calibration.check_source(checkpoint, spec.layers)
         recipe = recipe.with_exceptions(calibration.exceptions)
     return ExportPlan(
-        architecture, spec, target, hardware, recipe, context, threads, calibration, options.kv_cache == "int8"
+        architecture,
+        spec,
+        target,
+        hardware,
+        recipe,
+        context,
+        threads,
+        calibration,
+        options.kv_cache == "int8",
+        options.block_layers,
     )
 
 
@@ -141,22 +159,22 @@ def _context_length(spec: DecoderSpec, asked: int | None) -> int:
     return asked
 
 
-def estimate(models: Collection[ir.Model], threads: int) -> Estimate:
-    """Memory and disk that writing the lowered `models` takes."""
+def estimate(graphs: Collection[ir.Graph], threads: int) -> Estimate:
+    """Memory and disk that writing the weights of lowered `graphs` takes."""
     chunks = (threads + 2) * CHUNK_COPIES * CHUNK_ELEMENTS * 4
-    weights = sum(data_bytes(model.graph) for model in models)
+    weights = sum(map(data_bytes, graphs))
     return Estimate(BASE_BYTES + chunks + IN_MEMORY, weights, weights + OTHER_FILES_BYTES)
 
 
 def fit_resources(
-    models: Collection[ir.Model], plan: ExportPlan, out: Path, max_memory: int | None
+    graphs: Collection[ir.Graph], plan: ExportPlan, out: Path, max_memory: int | None
 ) -> tuple[Estimate, int]:
     """The estimate and the number of threads that fits `max_memory`; raises ResourceLimitError with the need."""
     threads = plan.threads
-    needed = estimate(models, threads)
+    needed = estimate(graphs, threads)
     while max_memory is not None and needed.peak_memory > max_memory and threads > 1:
         threads -= 1
-        needed = estimate(models, threads)
+        needed = estimate(graphs, threads)
     if max_memory is not None and needed.peak_memory > max_memory:
         raise ResourceLimitError(
             f"this export needs {_mb(needed.peak_memory)} of memory and --max-memory allows {_mb(max_memory)}: "

@@ -50,9 +50,29 @@ class IntegerColumns:
         try:
             codes, scales = self.read(start, stop)
             gathered.codes_KN[:, start:stop] = codes.T
-            return Piece(b"", scales.astype(np.float32, copy=False).tobytes())
+            return Piece(b"", _positive(scales).tobytes())
         finally:
             gathered.arrived()
+
+
+@dataclass(frozen=True)
+class IntegerRows:
+    """int8 codes [N, K] as the main bytes, float32 scales [N] as the side bytes: the rows in their own order."""
+
+    rows: Rows
+
+    def pieces(self) -> Iterator[Callable[[], Piece]]:
+        for start, stop in self.rows.spans():
+            yield partial(self._piece, start, stop)
+
+    def _piece(self, start: int, stop: int) -> Piece:
+        codes, scales = round_rows(self.rows.read(start, stop))
+        return Piece(bytes_of(codes), _positive(scales).tobytes())
+
+
+def _positive(scales: np.ndarray) -> np.ndarray:
+    """Scales with 1 for rows of zeros, whose codes are zeros too: TensorRT takes no scale of 0."""
+    return np.where(scales == 0, np.float32(1), scales.astype(np.float32, copy=False))
 
 
 class _Gathered:

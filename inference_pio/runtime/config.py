@@ -31,7 +31,8 @@ class MapWeights(str, enum.Enum):
 class EngineConfig:
     """Options of `Engine.open`.
 
-    `backend` and `device` "auto" take what the artifact was made for. `threads` None uses one per physical core.
+    `backend` and `device` "auto" take what the artifact was made for; backend "chain" runs an artifact for TensorRT
+    block by block on ONNX Runtime's CPU. `threads` None uses one per physical core.
     `max_memory` (bytes) bounds weights, caches and the process around them. `max_context` lowers the artifact's
     context. `prefix_cache_bytes` 0 turns the prefix cache off. `max_image_tokens` shrinks every image and video to at
     most so many tokens; `image_cache_bytes` is what the features of images seen before may take. `map_weights` lets
@@ -63,7 +64,7 @@ class EngineConfig:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise BadInputError(f"{name} must be a whole number of at least {least}, not {value!r}")
-        for name, known in (("backend", ("auto", "ort")), ("device", ("auto", "cpu"))):
+        for name, known in (("backend", ("auto", "ort", "chain", "tensorrt")), ("device", ("auto", "cpu"))):
             if getattr(self, name) not in known:
                 raise BadInputError(f"{name} '{getattr(self, name)}' is not known: use {' or '.join(known)}")
         for name, kind in (("verify_hashes", VerifyHashes), ("map_weights", MapWeights)):

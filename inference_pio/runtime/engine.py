@@ -18,7 +18,7 @@ from inference_pio.artifact.jsonfile import read_json_object
 from inference_pio.artifact.manifest import Manifest
 from inference_pio.errors import BadInputError
 from inference_pio.runtime.answer import Answer
-from inference_pio.runtime.backends.ort import OrtBackend
+from inference_pio.runtime.backends.choose import open_backend
 from inference_pio.runtime.config import EngineConfig, VerifyHashes
 from inference_pio.runtime.cpu import check_cpu_class, physical_cores
 from inference_pio.runtime.generation import CHUNK_TOKENS, decode, prefill
@@ -77,7 +77,7 @@ class Engine:
             else NullPrefixCache()
         )
         threads = config.threads or physical_cores()
-        self._sequences = Sequences(OrtBackend(artifact.path, self.manifest, threads, self._budget, mapped))
+        self._sequences = Sequences(open_backend(artifact.path, self.manifest, config, threads, self._budget, mapped))
         self.vision: VisionInput | None = None
         """What prepares images, where the model takes any."""
         if self.manifest.vision is not None:

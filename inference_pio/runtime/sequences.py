@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from threading import Lock
 
 from inference_pio.errors import BadInputError
-from inference_pio.runtime.backends.ort import OrtBackend, OrtSequence
+from inference_pio.runtime.backends.backend import Backend, Sequence
 
 
 class Sequences:
     """Hands out sequences of a backend; threads share it, and take `turn` for every step."""
 
-    def __init__(self, backend: OrtBackend) -> None:
+    def __init__(self, backend: Backend) -> None:
         self.turn = Lock()
-        self._backend: OrtBackend | None = backend
-        self._idle: list[OrtSequence] = []
+        self._backend: Backend | None = backend
+        self._idle: list[Sequence] = []
 
     @property
     def idle(self) -> int:
@@ -29,7 +29,7 @@ class Sequences:
             raise BadInputError("the engine is closed: open the artifact again")
 
     @contextmanager
-    def use(self) -> Iterator[OrtSequence]:
+    def use(self) -> Iterator[Sequence]:
         """A sequence to use for a while; one idle set of buffers is kept for the next request."""
         with self.turn:
             self.check_open()

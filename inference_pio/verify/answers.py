@@ -31,7 +31,9 @@ def compare_answers(artifact: Artifact, checkpoint: Checkpoint, options: VerifyO
     found = read_examples(options.data)
     original = Original(checkpoint, artifact.manifest, options)
     vocabulary = artifact.manifest.model.vocab_size
-    config = EngineConfig(threads=options.threads, prefix_cache_bytes=0, image_cache_bytes=0, allow_failed=True)
+    config = EngineConfig(
+        backend=options.backend, threads=options.threads, prefix_cache_bytes=0, image_cache_bytes=0, allow_failed=True
+    )
     with Engine.open(artifact.path, config) as engine, Scratch(options.scratch, vocabulary, PASSES) as scratch:
         tokenizer = engine.tokenizer
         tokens = [tokenizer.encode(example.answer, add_special_tokens=False) for example in found.examples]

@@ -33,7 +33,7 @@ def run_artifact(
     The engine is closed, and its memory free, when this returns. Raises BadInputError for windows that exceed the
     artifact's context, and what opening an engine raises.
     """
-    config = EngineConfig(threads=options.threads, prefix_cache_bytes=0, allow_failed=True)
+    config = EngineConfig(backend=options.backend, threads=options.threads, prefix_cache_bytes=0, allow_failed=True)
     with Engine.open(artifact.path, config) as engine:
         tokens = [] if text is None else engine.tokenizer.encode(text.content)
         windows = saved

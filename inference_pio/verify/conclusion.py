@@ -127,7 +127,7 @@ def _notes(artifact: Artifact, gate: Gate, comparison: Comparison, options: Veri
             "The experts' kernel rounds activations to int8 as well, per token and block, unless no block size divides "
             "its rows; the simulation does the same."
         )
-    if "com.microsoft::MatMulIntegerToFloat" in manifest.requires.operators:
+    if {"com.microsoft::MatMulIntegerToFloat", "ai.onnx::DequantizeLinear"} & manifest.requires.operators.keys():
         yield "Inputs of the integer products are rounded to int8 as the graph says; the simulation does the same."
     if manifest.cache.dtype == "int8":
         yield "Keys and values are rounded to int8 before anything attends to them; the simulation does the same."

@@ -24,7 +24,8 @@ class VerifyOptions:
     models that see are compared on instead; None is the bundled drawings (see `verify.examples`). `gate` None goes by
     the artifact's recipe, else a name or a file; `baseline` is an earlier report that must not be undercut. `reference`
     reuses a saved reference instead of the checkpoint, `save_reference` writes one. `window` is in tokens; `positions`
-    None is 4,096, for fp32 10,240. `threads` None leaves the choice to the libraries. `scratch` is the folder for
+    None is 4,096, for fp32 10,240. `threads` None leaves the choice to the libraries; `backend` is what runs the
+    artifact (see `runtime.config.EngineConfig`). `scratch` is the folder for
     logits, by default the system's temporary folder. `simulation` False skips the excess gate and halves the time.
     """
 
@@ -37,6 +38,7 @@ class VerifyOptions:
     window: int = 512
     positions: int | None = None
     threads: int | None = None
+    backend: str = "auto"
     scratch: Path | None = None
     simulation: bool = True
     progress: Progress | None = None

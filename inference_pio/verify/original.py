@@ -124,19 +124,16 @@ def passes_for(manifest: Manifest, options: VerifyOptions) -> Passes:
 
 
 def check_simulation(artifact: Artifact) -> None:
-    """Raise BadInputError when the package that reads the weights is missing, or there are several graphs."""
+    """Raise BadInputError when the package that reads the weights is missing."""
     _require("onnx_ir")
-    if len(artifact.manifest.graphs) != 1:
-        raise BadInputError(
-            f"{artifact.path} has {len(artifact.manifest.graphs)} graphs: verify it without the simulation"
-        )
 
 
 def rounded_weights(artifact: Artifact) -> RoundedWeights:
-    """The weights of an artifact's only graph, to be read one tensor at a time."""
+    """The weights of an artifact's decoder, whatever graphs it has, to be read one tensor at a time."""
     from inference_pio.verify.simulation import ArtifactWeights
 
-    return ArtifactWeights(artifact.file(artifact.manifest.graphs[0].file))
+    graphs = [artifact.file(graph.file) for graph in artifact.manifest.graphs if graph.role != "vision"]
+    return ArtifactWeights(*graphs, table=artifact.manifest.table)
 
 
 def _require(*packages: str) -> None:

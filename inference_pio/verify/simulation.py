@@ -20,6 +20,7 @@ import numpy as np
 import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from inference_pio.artifact.manifest import TableFacts
 from inference_pio.errors import BadInputError
 from inference_pio.verify.cache_steps import read_cache_steps
 from inference_pio.verify.expert_weights import (
@@ -30,6 +31,7 @@ from inference_pio.verify.expert_weights import (
 )
 from inference_pio.verify.integer_products import read_product
 from inference_pio.verify.latent_weights import join_heads
+from inference_pio.verify.static_products import read_static_product
 from inference_pio.verify.stored_rows import (
     Blocks,
     StoredRows,
@@ -39,6 +41,7 @@ from inference_pio.verify.stored_rows import (
     shape_of,
     whole_number,
 )
+from inference_pio.verify.token_table import read_table
 from inference_pio.verify.weights import CacheSteps, InputRounding
 
 SOURCES_KEY = "inference_pio.sources"
@@ -51,25 +54,33 @@ INT8_ACTIVATIONS = 4
 
 
 class ArtifactWeights:
-    """Checkpoint tensors as an artifact's `model.onnx` holds them; see `weights.ModelWeights`.
+    """Checkpoint tensors as an artifact's graphs hold them, and the table that its host reads; see `ModelWeights`.
 
-    Only small parts of the file are in memory at any time. Raises BadInputError for a file that is no model, or one
+    Only small parts of the files are in memory at any time. Raises BadInputError for a file that is no model, or one
     whose initializers do not say which tensors they hold.
     """
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, *models: Path, table: TableFacts | None = None) -> None:
+        self._tables: dict[str, StoredRows] = {}
+        self._others: dict[str, StoredRows] = {}
+        self._cache_steps: dict[int, CacheSteps] = {}
+        for model in models:
+            self._model = model
+            self._add_graph(model)
+        self._others |= join_heads(self._others)
+        if table is not None:
+            self._tables[table.tensor] = read_table(table, self._model.parent)
+
+    def _add_graph(self, model: Path) -> None:
         try:
             graph = ir.load(model).graph
         except (OSError, ValueError, TypeError, RuntimeError, DecodeError) as error:
             raise BadInputError(f"{model} is not a readable ONNX model: export the artifact again") from error
-        self._model = model
-        self._tables: dict[str, StoredRows] = {}
-        self._others: dict[str, StoredRows] = {}
+        known = len(self._others) + len(self._tables)
         for value in graph.initializers.values():
             self._add(value)
-        self._others |= join_heads(self._others)
-        self._cache_steps = read_cache_steps(graph)
-        if not self._others and not self._tables:
+        self._cache_steps |= read_cache_steps(graph)
+        if known == len(self._others) + len(self._tables):
             raise BadInputError(f"{model} does not say which tensors its weights are: export the artifact again")
 
     @property
@@ -146,6 +157,13 @@ def _use_of(value: ir.Value) -> _Use | None:
         if kind == (MICROSOFT, "MatMulIntegerToFloat") and index == 1:
             product = read_product(node)
             return _Use(StoredRows(0, product.shape, product.read, product.rounding), is_table=False)
+        if kind == ("", "DequantizeLinear"):
+            if index != 0:
+                return None
+            static = read_static_product(node)
+            return _Use(StoredRows(0, static.shape, static.read, static.rounding), is_table=False)
+        if kind == ("", "Conv"):
+            return _Use(float_rows(value, rows=shape_of(value)[0]), is_table=False)
         if kind == (MICROSOFT, "GatherBlockQuantized") and index == 0:
             return _Use(_table(node, value), is_table=True)
         if kind == (MICROSOFT, "QMoE") and index in QUANTIZED_WEIGHTS:

@@ -57,7 +57,7 @@ def check(match: Match, context: LoweringContext) -> None:
             raise NoMatchError("interleaved rotary pairs")
         if attribute(rotation, "rotary_embedding_dim", 0):
             raise NoMatchError("partial rotary embedding")
-        if not _same_angles(rotation, context):
+        if not same_angles(rotation, context):
             raise NoMatchError("rotary angles other than the model's")
     mask_window(match.attention.inputs[3])
     if context.spec.head_dim % 16:
@@ -135,7 +135,7 @@ class _Table:
         return self.table(self.function, start, stop)  # type: ignore[operator]
 
 
-def _same_angles(rotation: ir.Node, context: LoweringContext) -> bool:
+def same_angles(rotation: ir.Node, context: LoweringContext) -> bool:
     """Whether a rotation is by `Cos(positions * frequencies)`, perhaps scaled, with the frequencies of the model."""
     scaled = producer(rotation.inputs[1], "Mul")
     cos = producer(scaled.inputs[0] if scaled else rotation.inputs[1], "Cos")

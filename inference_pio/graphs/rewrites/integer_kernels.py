@@ -44,11 +44,11 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
     found = context.calibrated_linears(rows)
     with b.before(match.nodes[0]), b.scope(str(match.nodes[0].name)):
         columns = found[0].exact_columns if found else ()
-        x = b.op("Mul", [match.x, _mask(b, rows.tail[0], columns)], name="inner") if columns else match.x
-        scale = _static_scale(found, rows) if static else None
+        x = b.op("Mul", [match.x, column_mask(b, rows.tail[0], columns)], name="inner") if columns else match.x
+        scale = static_scale(found, rows) if static else None
         y = _product(b, x, _weights(b, match, rows, found), scale)
         if columns:
-            y = b.op("Add", [y, _exact(b, match, found, columns)], name="outer")
+            y = b.op("Add", [y, exact_product(b, match, found, columns)], name="outer")
         if match.bias is not None:
             y = b.op("Add", [y, match.bias], name="bias")
     replace(match.output, y)
@@ -80,14 +80,16 @@ def _product(b: GraphBuilder, x_BSK: ir.Value, weights: tuple[ir.Value, ...], st
     return b.op("Mul", [y_BSN, largest_BS1])
 
 
-def _mask(b: GraphBuilder, count: int, columns: tuple[int, ...]) -> ir.Value:
+def column_mask(b: GraphBuilder, count: int, columns: tuple[int, ...]) -> ir.Value:
     """Ones [K], zero at `columns`."""
     mask = np.ones(count, np.float32)
     mask[list(columns)] = 0
     return b.const(mask, np.float32)
 
 
-def _exact(b: GraphBuilder, match: LinearMatch, found: list[CalibratedLinear], columns: tuple[int, ...]) -> ir.Value:
+def exact_product(
+    b: GraphBuilder, match: LinearMatch, found: list[CalibratedLinear], columns: tuple[int, ...]
+) -> ir.Value:
     """The product of the exact columns with their float32 weights [E, N]."""
     weights_EN = np.concatenate([linear.exact for linear in found if linear.exact is not None]).T
     job = ComputeRows(len(columns), weights_EN.shape[1:], lambda start, stop: weights_EN[start:stop])
@@ -97,7 +99,8 @@ def _exact(b: GraphBuilder, match: LinearMatch, found: list[CalibratedLinear], c
     return b.op("MatMul", [x_BSE, weight], name="exact")
 
 
-def _static_scale(found: list[CalibratedLinear], rows: Rows) -> float:
+def static_scale(found: list[CalibratedLinear], rows: Rows) -> float:
+    """The calibrated step of a static input; raises BadInputError without one."""
     scales = {linear.activation_scale for linear in found}
     if len(scales) != 1 or None in scales:
         raise BadInputError(f"{rows.label} has no calibrated activation scale: export with --calibration")

@@ -22,13 +22,14 @@ class NoMatchError(Exception):
 
 @dataclass(frozen=True)
 class LoweringContext:
-    """What rewrites may ask for besides the graph."""
+    """What rewrites may ask for besides the graph; `head_step` is the calibrated step of a static head's input."""
 
     spec: DecoderSpec
     format_of: FormatOf
     context_length: int
     calibrated: CalibratedWeights | None = None
     kv_scales: Mapping[int, KvScales] | None = None
+    head_step: float | None = None
 
     def calibrated_linears(self, rows: Rows) -> list[CalibratedLinear]:
         """What calibration says about each tensor of a weight; empty where plain rounding applies.

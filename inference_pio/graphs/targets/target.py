@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from types import ModuleType
 
 import onnx_ir as ir
 
+from inference_pio.errors import BadInputError
+from inference_pio.graphs.builder import IR_VERSION
+from inference_pio.graphs.parts import Part
 from inference_pio.graphs.rewrites.rewrite import (
     LoweringContext,
     RewriteReport,
@@ -63,6 +67,10 @@ class Target:
     compact_cache: bool
     shared_cache_buffer: bool
     dialect: str = ""
+    ir_version: int = IR_VERSION
+    cut: Callable[[ir.Model, LoweringContext, int | None], list[Part]] | None = None
+    """Makes blocks of about so many layers of a lowered decoder, with the token table left to the host; None keeps it
+    whole."""
 
     @property
     def key(self) -> str:
@@ -71,20 +79,28 @@ class Target:
 
     def lower(self, model: ir.Model, context: LoweringContext) -> list[RewriteReport]:
         """Lower a canonical decoder in place and say how often each rewrite matched."""
-        return _apply(self.steps, model, context)
+        return self._apply(self.steps, model, context)
 
     def lower_vision(self, model: ir.Model, context: LoweringContext) -> list[RewriteReport]:
         """As `lower`, for the canonical graph of a vision tower."""
-        return _apply(self.vision_steps, model, context)
+        return self._apply(self.vision_steps, model, context)
 
+    def parts(self, model: ir.Model, context: LoweringContext, block_layers: int | None) -> list[Part]:
+        """The graphs that a lowered decoder becomes; raises BadInputError for `block_layers` that do not fit."""
+        if self.cut is not None:
+            return self.cut(model, context, block_layers)
+        if block_layers is not None:
+            raise BadInputError(f"target {self.name} keeps a decoder whole: leave --block-layers out")
+        return [Part("decoder", "model.onnx", model, tuple(range(context.spec.layers)))]
 
-def _apply(steps: tuple[Step, ...], model: ir.Model, context: LoweringContext) -> list[RewriteReport]:
-    reports = []
-    for step in (step for step in steps if step.applies(context.spec)):
-        reports.append(apply_rewrite(step.rewrite, model.graph, context, step.required))
-        prune(model.graph)
-    drop_unused_functions(model)
-    kept = [value for value in model.graph.inputs if list(value.uses())]
-    del model.graph.inputs[:]
-    model.graph.inputs.extend(kept)
-    return reports
+    def _apply(self, steps: tuple[Step, ...], model: ir.Model, context: LoweringContext) -> list[RewriteReport]:
+        reports = []
+        for step in (step for step in steps if step.applies(context.spec)):
+            reports.append(apply_rewrite(step.rewrite, model.graph, context, step.required))
+            prune(model.graph)
+        drop_unused_functions(model)
+        kept = [value for value in model.graph.inputs if list(value.uses())]
+        del model.graph.inputs[:]
+        model.graph.inputs.extend(kept)
+        model.graph.opset_imports[""], model.ir_version = self.opset, self.ir_version
+        return reports

@@ -38,6 +38,9 @@ class Sequence(Protocol):
     def clear(self) -> None:
         """Forget the tokens and keep the buffers."""
 
+    def release(self) -> None:
+        """Give the buffers back to the memory budget; the sequence is unusable afterwards."""
+
 
 class Backend(Protocol):
     """An artifact loaded into a runtime library."""

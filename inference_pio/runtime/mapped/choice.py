@@ -27,6 +27,10 @@ def mapped_graph(artifact: Artifact, config: EngineConfig, cache_dir: Path, stam
     """
     if not wants_mapping(config, artifact.manifest.memory.weight_bytes):
         return None
+    if artifact.manifest.graph("decoder") is None:
+        if config.map_weights is MapWeights.ON:
+            raise BadInputError(f"{artifact.path} is cut into blocks, which are loaded: leave map_weights out")
+        return None
     ort: Any = import_onnxruntime()
     store, file = MappedStore(cache_dir), artifact.manifest.graphs[0].file
     facts = machine_facts(ort, session_entries(ort))

@@ -112,6 +112,9 @@ class VisionEncoder:
             "position_weights": weights,
             "patch_positions": patch_positions(grid.height, grid.width, merge),
         }
+        for value in self._session.get_inputs():
+            if value.type == "tensor(int32)":
+                feeds[value.name] = feeds[value.name].astype(np.int32)
         ort = import_onnxruntime()
         shrink_arena = ort.RunOptions()  # a large image's activations must not stay
         shrink_arena.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")

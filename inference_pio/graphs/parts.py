@@ -1,0 +1,22 @@
+"""The graphs that an artifact is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+
+@dataclass(frozen=True)
+class Part:
+    """One graph: its role and file in the artifact, and the layers whose attention (or experts) it holds."""
+
+    role: str
+    file: str
+    model: ir.Model
+    layers: tuple[int, ...] = ()
+
+    @property
+    def weights_file(self) -> str:
+        """The file of its weights."""
+        return f"{self.file}.data"

@@ -1,0 +1,65 @@
+"""The head becomes a 1x1 convolution, whose weight has the layout of the token table: one row per token.
+
+So a tied table is stored once, as the bytes of the head's weight, and the host looks rows up in them. It is also the
+form in which TensorRT 8.5 runs a product with a constant int8 weight.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from inference_pio.errors import BadInputError
+from inference_pio.graphs.builder import GraphBuilder
+from inference_pio.graphs.formats import Activations
+from inference_pio.graphs.integers import IntegerRows
+from inference_pio.graphs.rewrites.rewrite import LinearMatch, LoweringContext, NoMatchError, match_linear, replace
+from inference_pio.graphs.rewrites.static_products import channel_zeros, rounded
+from inference_pio.graphs.weights import Recipe, Rows, StoreRows, stored_rows
+
+
+def pattern(node: ir.Node) -> LinearMatch | None:
+    """The linear layer whose result is the graph output `logits`."""
+    head = match_linear(node)
+    return head if head is not None and head.output.is_graph_output() and head.output.name == "logits" else None
+
+
+def check(match: LinearMatch, context: LoweringContext) -> None:
+    rows = stored_rows(match.weight)
+    chosen = context.format_of(rows.parts[0][0])
+    if match.bias is not None:
+        raise NoMatchError("a head with a bias")
+    if (chosen.quantized and chosen.activations is not Activations.STATIC) or chosen.bits == 16:
+        raise BadInputError(f"'{rows.label}' is to be {chosen}, which this target has not: use w8a8-static or fp32")
+
+
+def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> None:
+    b = GraphBuilder(graph)
+    rows = stored_rows(match.weight)
+    width = rows.tail[0]
+    with b.before(match.nodes[0]), b.scope("head"):
+        x_1CS = b.op("Transpose", [match.x], {"perm": [0, 2, 1]}, name="channels_first")
+        x_1CS1 = b.op("Reshape", [x_1CS, b.const([1, width, -1, 1])], name="image")
+        if context.format_of(rows.parts[0][0]).quantized:
+            if context.head_step is None:
+                raise BadInputError(f"'{rows.label}' has no calibrated activation scale: export with --calibration")
+            x_1CS1 = rounded(b, x_1CS1, context.head_step, width)
+            weight = _integers(b, str(match.weight.name), rows)
+        else:
+            recipe = Recipe(StoreRows(rows), sources=rows.parts)
+            weight = b.lazy(f"{match.weight.name}.kernel", ir.DataType.FLOAT, (rows.count, width, 1, 1), recipe)
+        y_1VS1 = b.op("Conv", [x_1CS1, weight], {"kernel_shape": [1, 1]}, name="product")
+        y_1VS = b.op("Reshape", [y_1VS1, b.const([1, rows.count, -1])], name="sequence")
+        logits = b.op("Transpose", [y_1VS], {"perm": [0, 2, 1]}, name="logits")
+    match.output.shape = ir.Shape([1, "sequence_length", rows.count])
+    replace(match.output, logits)
+    for node in reversed(match.nodes):
+        graph.remove(node, safe=True)
+
+
+def _integers(b: GraphBuilder, name: str, rows: Rows) -> ir.Value:
+    """Codes int8 [V, C, 1, 1] with scales float32 [V], dequantized."""
+    job = IntegerRows(rows)
+    shape = (rows.count, rows.tail[0], 1, 1)
+    data = b.lazy(f"{name}.kernel", ir.DataType.INT8, shape, Recipe(job, sources=rows.parts))
+    scales = b.lazy(f"{name}.scales", ir.DataType.FLOAT, (rows.count,), Recipe(job, side=True))
+    return b.op("DequantizeLinear", [data, scales, channel_zeros(b, rows.count)], {"axis": 0}, name="weight")

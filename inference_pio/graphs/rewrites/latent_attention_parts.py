@@ -1,0 +1,58 @@
+"""Attention over latents with a token-major cache, as products and a softmax; keys and values are the same rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from inference_pio.graphs.builder import GraphBuilder
+from inference_pio.graphs.rewrites.cached_attention import Rows, attend, biases, make_past, make_present
+from inference_pio.graphs.rewrites.group_query_attention import mask_window
+from inference_pio.graphs.rewrites.rewrite import LoweringContext, NoMatchError, attribute, producer
+
+
+@dataclass(frozen=True)
+class Match:
+    """One canonical attention over latents, and the Concat that appends to its cache."""
+
+    attention: ir.Node
+    append: ir.Node
+
+
+def pattern(node: ir.Node) -> Match | None:
+    """`Attention(q, rows, rows, mask)` with `rows = Concat(graph input, new)`."""
+    if (node.op_type, node.domain, len(node.inputs)) != ("Attention", "", 4) or node.inputs[1] is not node.inputs[2]:
+        return None
+    append = producer(node.inputs[1], "Concat")
+    past = append.inputs[0] if append is not None else None
+    return Match(node, append) if append is not None and past is not None and past.is_graph_input() else None
+
+
+def check(match: Match, context: LoweringContext) -> None:
+    if attribute(match.attention, "is_causal", 0):
+        raise NoMatchError("the causal mask is not explicit")
+    if attribute(match.attention, "softcap", 0.0):
+        raise NoMatchError("soft-capped scores")
+    mask_window(match.attention.inputs[3])
+
+
+def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:
+    b, node = GraphBuilder(graph), match.attention
+    heads, width = context.spec.heads, context.spec.head_dim
+    q_1HSW, _, _, mask = node.inputs
+    past_1P1W, new_11SW = match.append.inputs
+    assert past_1P1W is not None
+    with b.before(node), b.scope(str(node.name)):
+        past_bias, new_bias = biases(b, mask_window(mask), heads)
+        rows = b.op("Reshape", [new_11SW, b.const([1, -1, 1, width])], name="new")
+        scale = b.const(attribute(node, "scale"), np.float32)
+        q_11MW = b.op("Reshape", [b.op("Mul", [q_1HSW, scale]), b.const([1, 1, -1, width])], name="query_rows")
+        parts = [Rows(past_1P1W, past_1P1W, past_bias), Rows(rows, rows, new_bias)]
+        y_1HSW = b.op("Reshape", [attend(b, q_11MW, parts), b.const([1, heads, -1, width])], name="by_head")
+    make_past(past_1P1W, 1, width)
+    make_present(match.append.outputs[0], rows, 1, width)
+    node.outputs[0].replace_all_uses_with(y_1HSW)
+    graph.remove(node, safe=True)
+    graph.remove(match.append, safe=True)

@@ -1,0 +1,84 @@
+"""Linear layers of the static w8a8 format between QuantizeLinear and DequantizeLinear: explicit quantization.
+
+Both inputs of the product are int8 with zero point 0: the activation by one calibrated step, which products that read
+the same value share, the weight [K, N] with a scale per output channel. TensorRT 8.5 takes an int8 initializer only in
+front of a DequantizeLinear, and wants explicit zero points. Input channels that calibration keeps exact are taken out
+of the rounded activation and multiplied in float32.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from inference_pio.errors import BadInputError
+from inference_pio.graphs.builder import GraphBuilder
+from inference_pio.graphs.calibrated import CalibratedLinear
+from inference_pio.graphs.formats import Activations
+from inference_pio.graphs.integers import IntegerColumns, calibrated_codes
+from inference_pio.graphs.rewrites.integer_kernels import column_mask, exact_product, static_scale
+from inference_pio.graphs.rewrites.rewrite import LinearMatch, LoweringContext, NoMatchError, match_linear, replace
+from inference_pio.graphs.weights import Recipe, Rows, stored_rows
+
+
+def pattern(node: ir.Node) -> LinearMatch | None:
+    """A canonical linear layer."""
+    return match_linear(node)
+
+
+def check(match: LinearMatch, context: LoweringContext) -> None:
+    rows = stored_rows(match.weight)
+    chosen = context.format_of(rows.parts[0][0])
+    if not chosen.quantized:
+        raise NoMatchError("it stays float32")
+    if chosen.activations is not Activations.STATIC:
+        raise BadInputError(f"'{rows.label}' is to be {chosen}, which this target has not: use w8a8-static or fp32")
+
+
+def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> None:
+    b = GraphBuilder(graph)
+    rows = stored_rows(match.weight)
+    found = context.calibrated_linears(rows)
+    columns = found[0].exact_columns if found else ()
+    with b.before(match.nodes[0]), b.scope(str(match.nodes[0].name)):
+        x = rounded(b, match.x, static_scale(found, rows), rows.tail[0], columns)
+        y = b.op("MatMul", [x, _weight(b, match, rows, found)], name="product")
+        if columns:
+            y = b.op("Add", [y, exact_product(b, match, found, columns)], name="outer")
+        if match.bias is not None:
+            y = b.op("Add", [y, match.bias], name="bias")
+    replace(match.output, y)
+    for node in reversed(match.nodes):
+        graph.remove(node, safe=True)
+
+
+def rounded(b: GraphBuilder, x: ir.Value, step: float, width: int, columns: tuple[int, ...] = ()) -> ir.Value:
+    """`x` rounded to int8 by `step` and back, with zeros in `columns`; made once however many products read it."""
+    made: dict[object, ir.Value] = x.meta.setdefault("rounded", {})
+    if (step, columns) not in made:
+        inner = b.op("Mul", [x, column_mask(b, width, columns)], name="inner") if columns else x
+        scale, zero = b.const(step, np.float32), b.const(0, np.int8)
+        codes = b.op("QuantizeLinear", [inner, scale, zero])
+        made[step, columns] = b.op("DequantizeLinear", [codes, scale, zero], name="rounded")
+    return made[step, columns]
+
+
+def channel_zeros(b: GraphBuilder, count: int) -> ir.Value:
+    """Zero points int8 [count], stored once in a graph."""
+    name = f"zeros_int8_{count}"
+    if name not in b.graph.initializers:
+        zeros = ir.tensor(np.zeros(count, np.int8), name=name)
+        b.graph.register_initializer(
+            ir.Value(name=name, shape=ir.Shape([count]), type=ir.TensorType(ir.DataType.INT8), const_value=zeros)
+        )
+    return b.graph.initializers[name]
+
+
+def _weight(b: GraphBuilder, match: LinearMatch, rows: Rows, found: list[CalibratedLinear]) -> ir.Value:
+    """Codes int8 [K, N] with scales float32 [N], dequantized."""
+    job = IntegerColumns(rows, calibrated_codes(rows, found))
+    name = str(match.weight.name)
+    shape = (rows.tail[0], rows.count)
+    data = b.lazy(f"{name}.columns", ir.DataType.INT8, shape, Recipe(job, sources=rows.parts))
+    scales = b.lazy(f"{name}.scales", ir.DataType.FLOAT, (rows.count,), Recipe(job, side=True))
+    return b.op("DequantizeLinear", [data, scales, channel_zeros(b, rows.count)], {"axis": 1}, name="weight")

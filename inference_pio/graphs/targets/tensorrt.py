@@ -1,0 +1,58 @@
+"""TensorRT. Dialect `trt85`: what the parser of TensorRT 8.5 reads, the last line that serves sm61.
+
+Operators of opset 17 at most, attention, norms and rotary embedding taken apart, explicit quantization, and one file
+per block of layers. docs/tensorrt.md has the interface of a block.
+"""
+
+from __future__ import annotations
+
+from inference_pio.graphs.blocks_of_layers import BLOCK_IR_VERSION, BLOCK_OPSET, cut_blocks
+from inference_pio.graphs.rewrites import (
+    activation_parts,
+    experts_apart,
+    grouped_attention_parts,
+    head_convolution,
+    host_embedding,
+    host_rotary,
+    int32_inputs,
+    latent_attention_parts,
+    layer_norm_parts,
+    rms_norm_parts,
+    rotary_parts,
+    static_products,
+    vision_attention_parts,
+)
+from inference_pio.graphs.targets.target import Attention, Step, Target
+
+TRT85 = Target(
+    name="tensorrt",
+    dialect="trt85",
+    opset=BLOCK_OPSET,
+    ir_version=BLOCK_IR_VERSION,
+    requires=(("tensorrt", "8.5"),),
+    steps=(
+        Step(host_embedding, required=True),
+        Step(experts_apart),
+        Step(host_rotary, required=True),
+        Step(grouped_attention_parts, required=True, attention=Attention.GROUPED),
+        Step(latent_attention_parts, required=True, attention=Attention.LATENT),
+        Step(rotary_parts, required=True),
+        Step(head_convolution, required=True),
+        Step(static_products),
+        Step(rms_norm_parts, required=True),
+        Step(activation_parts),
+    ),
+    vision_steps=(
+        Step(int32_inputs, required=True),
+        Step(vision_attention_parts, required=True),
+        Step(rotary_parts, required=True),
+        Step(static_products),
+        Step(layer_norm_parts, required=True),
+        Step(activation_parts, required=True),
+    ),
+    padding="right",
+    compact_cache=True,
+    shared_cache_buffer=False,
+    cut=cut_blocks,
+)
+TARGETS = (TRT85,)

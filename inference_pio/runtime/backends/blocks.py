@@ -1,0 +1,71 @@
+"""What the chain of blocks needs of a device: docs/tensorrt.md has the graphs' interface."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+BUCKET = 256
+"""Cache rows are bound in multiples of this, and at least as many."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the blocks read besides weights and cache, the same for all of them.
+
+    `inputs` are float32 arrays by input name: `hidden_states` [1, S, C], `cos`, `sin`, the biases and addends; `length`
+    rows of the cache are in use before the step, and `bound` rows (a multiple of BUCKET) are to be bound.
+    """
+
+    inputs: Mapping[str, np.ndarray]
+    length: int
+    bound: int
+
+    @property
+    def count(self) -> int:
+        """New tokens."""
+        return self.inputs["hidden_states"].shape[1]
+
+
+class BlockState(Protocol):
+    """The caches of one sequence on the device, and the hidden states on their way through the blocks."""
+
+    def reserve(self, capacity: int, used: int) -> None:
+        """Hold `capacity` rows (a multiple of BUCKET) per cache tensor, all finite; the first `used` are kept."""
+
+    def start(self, step: Step) -> None:
+        """Take a step's inputs; `hidden_states` are those of the first block."""
+
+    def run_block(self, index: int) -> np.ndarray | None:
+        """Run a block over the hidden states and append its new rows to the caches.
+
+        Returns what its experts read, float32 [1, S, C] on the host, valid until the next call; None without experts.
+        """
+
+    def put_experts(self, output: np.ndarray) -> None:
+        """What the experts made, float32 [1, S, C], for the block (or head) that runs next."""
+
+    def run_head(self, keep: int) -> np.ndarray:
+        """Logits of the last `keep` tokens, float32 [keep, V], overwritten by the next call."""
+
+    def save(self, start: int, stop: int) -> np.ndarray:
+        """A copy of cache rows `start` to `stop`: float32 [cache tensors, stop - start, G, D], layer by layer."""
+
+    def restore(self, payload: np.ndarray, start: int, stop: int) -> None:
+        """Put back what `save` returned."""
+
+    def release(self) -> None:
+        """Free the device's memory; the state is unusable afterwards."""
+
+
+class BlockRunner(Protocol):
+    """The blocks and the head of an artifact, loaded onto one device."""
+
+    def state(self) -> BlockState:
+        """A new, empty sequence."""
+
+    def close(self) -> None:
+        """Release the weights."""

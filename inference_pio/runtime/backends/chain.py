@@ -1,0 +1,165 @@
+"""A chain of blocks: the host looks tokens up, makes rotary rows and masks, and sends hidden states through them.
+
+What runs the blocks is a `BlockRunner`: ONNX Runtime's CPU here, TensorRT where there is one. Experts of hybrids run on
+ONNX Runtime's CPU in both. docs/tensorrt.md has the graphs' interface.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inference_pio.artifact.manifest import GraphFacts, Manifest
+from inference_pio.errors import BadInputError
+from inference_pio.runtime.backends.blocks import BUCKET, BlockRunner, Step
+from inference_pio.runtime.backends.rotary_tables import RotaryTables
+from inference_pio.runtime.backends.token_table import TokenTable
+from inference_pio.runtime.memory import MemoryBudget
+from inference_pio.runtime.vision.features import ChunkImages
+
+HIDDEN = np.float32(-1e30)
+"""What is added to the score of a row that a token must not see; finite, so that nothing becomes NaN."""
+_PAST_BIAS = re.compile(r"past_bias(?:\.(\d+))?")
+_DEEPSTACK = re.compile(r"deepstack_embeds\.(\d+)")
+
+
+class ChainBackend:
+    """An artifact cut into blocks, on the device of `runner`; `experts` are sessions by the block that they follow."""
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, runner: BlockRunner, experts: dict[int, Any], budget: MemoryBudget
+    ) -> None:
+        """Raises BadInputError for a manifest whose blocks do not make up the model."""
+        if manifest.positions is None:
+            raise BadInputError(f"the manifest in {folder} has no rotary frequencies: export the artifact again")
+        self.blocks = block_graphs(manifest, folder)
+        self.manifest, self.positions = manifest, manifest.positions
+        self.runner, self.experts, self.budget = runner, experts, budget
+        self.table = TokenTable(folder, manifest)
+        names = {value.name for graph in self.blocks for value in graph.inputs}
+        self.windows = [int(m[1]) if m[1] else None for name in sorted(names) if (m := _PAST_BIAS.fullmatch(name))]
+        """Of the layers, without repetition; None sees everything before it."""
+        self.addends = sorted(int(m[1]) for name in names if (m := _DEEPSTACK.fullmatch(name)))
+        """Layers behind which features of images are added."""
+
+    def sequence(self) -> ChainSequence:
+        return ChainSequence(self)
+
+    def close(self) -> None:
+        self.runner.close()
+        self.experts = {}
+
+
+class ChainSequence:
+    """One sequence; its caches lie on the runner's device."""
+
+    def __init__(self, backend: ChainBackend) -> None:
+        self.length = 0
+        self.run_seconds = 0.0
+        self._backend = backend
+        self._state = backend.runner.state()
+        self._capacity = self._reserved = 0
+        self._tables = RotaryTables(backend.positions)
+
+    def reserve(self, tokens: int) -> None:
+        if tokens <= self._capacity:
+            return
+        capacity = rounded_up(max(tokens, self._capacity + self._capacity // 4))
+        size = capacity * self._backend.manifest.cache.bytes_per_token
+        self._backend.budget.take(size - self._reserved, f"a key/value cache of {capacity} tokens")
+        self._reserved = size
+        self._state.reserve(capacity, self.length)
+        self._capacity = capacity
+        self._tables.resize(capacity)
+
+    def place(self, positions: np.ndarray, ahead: int) -> None:
+        self._tables.place(positions, ahead)
+
+    def forward(self, tokens: np.ndarray, keep: int, images: ChunkImages | None = None) -> np.ndarray:
+        total = self.length + len(tokens)
+        self.reserve(total)
+        started = time.perf_counter()
+        self._state.start(self._step(tokens, images))
+        for index in range(len(self._backend.blocks)):
+            wanted = self._state.run_block(index)
+            if wanted is not None:
+                (made,) = self._backend.experts[index].run(None, {"experts_input": wanted})
+                self._state.put_experts(made)
+        logits = self._state.run_head(keep)
+        self.run_seconds += time.perf_counter() - started
+        self.length = total
+        return logits
+
+    def save(self, start: int, stop: int) -> np.ndarray:
+        return self._state.save(start, stop)
+
+    def restore(self, payload: np.ndarray, start: int, stop: int) -> None:
+        self.reserve(stop)
+        self._state.restore(payload, start, stop)
+        self.length = stop
+
+    def clear(self) -> None:
+        self.length = 0
+        self.run_seconds = 0.0
+        self.place(np.zeros((3, 0), np.int64), 0)
+
+    def release(self) -> None:
+        """Give the buffers back to the memory budget; the sequence is unusable afterwards."""
+        self._state.release()
+        self._backend.budget.give(self._reserved)
+        self._reserved = 0
+
+    def _step(self, tokens: np.ndarray, images: ChunkImages | None) -> Step:
+        backend, start, count = self._backend, self.length, len(tokens)
+        hidden_SC = backend.table.rows(tokens)
+        inputs = {"cos": self._tables.cos[start : start + count], "sin": self._tables.sin[start : start + count]}
+        for number, layer in enumerate(backend.addends, start=1):
+            addend = np.zeros((1, *hidden_SC.shape), np.float32) if images is None else images.layers[number]
+            inputs[f"deepstack_embeds.{layer}"] = np.ascontiguousarray(addend)
+        if images is not None:
+            hidden_SC = np.where(images.mask[0][:, None], images.layers[0][0], hidden_SC)
+        bound = rounded_up(max(start, 1))
+        for window in backend.windows:
+            suffix = "" if window is None else f".{window}"
+            past, new = biases(start, count, bound, window)
+            inputs |= {f"past_bias{suffix}": past, f"new_bias{suffix}": new}
+        return Step({"hidden_states": hidden_SC[None], **inputs}, start, bound)
+
+
+def rounded_up(rows: int) -> int:
+    """A number of cache rows that can be bound."""
+    return -(-rows // BUCKET) * BUCKET
+
+
+def biases(length: int, count: int, bound: int, window: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Biases of `count` new tokens behind `length` cached ones: float32 [S, bound] and [S, S]; 0 is seen.
+
+    A `window` counts the token itself.
+    """
+    query_S1, past_P, new_S = np.arange(length, length + count)[:, None], np.arange(bound), np.arange(count) + length
+    past = np.broadcast_to(past_P < length, (count, bound))
+    new = new_S <= query_S1
+    if window is not None:
+        past, new = past & (past_P > query_S1 - window), new & (new_S > query_S1 - window)
+    return tuple(np.where(seen, np.float32(0), HIDDEN) for seen in (past, new))  # type: ignore[return-value]
+
+
+def block_graphs(manifest: Manifest, folder: Path) -> list[GraphFacts]:
+    """The blocks in their order; raises BadInputError unless they hold every layer once and its cache."""
+    blocks = [graph for graph in manifest.graphs if graph.role == "block"]
+    cache = manifest.cache
+    layers = [layer for graph in blocks for layer in graph.layers]
+    sound = layers == list(range(cache.layers)) and manifest.graph("head") is not None
+    for graph in blocks:
+        shapes = {value.name: value.shape for value in (*graph.inputs, *graph.outputs) if value.dtype == "float32"}
+        for layer in graph.layers:
+            for kind in cache.kinds:
+                past, new = (shapes.get(f"{name}.{layer}.{kind}", []) for name in ("past_key_values", "present"))
+                sound &= past[2:] == new[2:] == [cache.kv_heads, cache.head_dim]
+    if not sound:
+        raise BadInputError(f"the blocks in {folder} do not make up the model of its manifest: export it again")
+    return blocks

@@ -1,0 +1,120 @@
+"""The blocks of a chain on ONNX Runtime's CPU: the very files that TensorRT parses, without a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inference_pio.artifact.manifest import CacheSpec, GraphFacts, Manifest
+from inference_pio.errors import BadInputError, InferencePioError
+from inference_pio.runtime.backends.blocks import Step
+from inference_pio.runtime.backends.ort_session import (
+    check_version,
+    first_line,
+    import_onnxruntime,
+    open_session,
+    ort_errors,
+)
+
+CACHE = ("past_key_values.", "present.")
+
+
+class OrtBlocks:
+    """Sessions of all blocks and of the head."""
+
+    def __init__(self, folder: Path, manifest: Manifest, threads: int) -> None:
+        """Raises BadInputError for files that cannot be loaded or that are not what the manifest says."""
+        self.ort = import_onnxruntime()
+        check_version(self.ort.__version__, manifest.requires.packages.get("onnxruntime", "0"))
+        self.spec: CacheSpec = manifest.cache
+        self.graphs = [graph for graph in manifest.graphs if graph.role in ("block", "head")]
+        self.sessions = [open_part(folder, graph, threads) for graph in self.graphs]
+
+    def state(self) -> OrtBlockState:
+        return OrtBlockState(self)
+
+    def close(self) -> None:
+        self.sessions = []
+
+
+class OrtBlockState:
+    """Caches in numpy arrays [1, capacity, G, D] by the part of their name behind `past_key_values.`"""
+
+    def __init__(self, blocks: OrtBlocks) -> None:
+        self._blocks = blocks
+        spec = blocks.spec
+        self._caches: dict[str, np.ndarray] = {
+            f"{layer}.{kind}": np.zeros((1, 0, spec.kv_heads, spec.head_dim), np.float32)
+            for layer in range(spec.layers)
+            for kind in spec.kinds
+        }
+        self._inputs: dict[str, np.ndarray] = {}
+        self._step: Step | None = None
+
+    def reserve(self, capacity: int, used: int) -> None:
+        for name, old in self._caches.items():
+            new = np.zeros((1, capacity, *old.shape[2:]), np.float32)
+            new[:, :used] = old[:, :used]
+            self._caches[name] = new
+
+    def start(self, step: Step) -> None:
+        self._step, self._inputs = step, dict(step.inputs)
+
+    def run_block(self, index: int) -> np.ndarray | None:
+        step = self._step
+        assert step is not None
+        found = self._run(index, self._inputs)
+        for name, rows in found.items():
+            if name.startswith("present."):
+                self._caches[name.removeprefix("present.")][:, step.length : step.length + step.count] = rows
+        self._inputs.pop("experts_output", None)
+        self._inputs["hidden_states"] = found["next_hidden_states"]
+        return found.get("experts_input")
+
+    def put_experts(self, output: np.ndarray) -> None:
+        self._inputs["experts_output"] = output
+
+    def run_head(self, keep: int) -> np.ndarray:
+        read = {value.name for value in self._blocks.graphs[-1].inputs}
+        kept = {name: self._inputs[name][:, -keep:] for name in read}
+        logits: np.ndarray = self._run(len(self._blocks.graphs) - 1, kept)["logits"][0]
+        return logits
+
+    def save(self, start: int, stop: int) -> np.ndarray:
+        return np.stack([cache[0, start:stop] for cache in self._caches.values()])
+
+    def restore(self, payload: np.ndarray, start: int, stop: int) -> None:
+        for cache, rows in zip(self._caches.values(), payload, strict=True):
+            cache[0, start:stop] = rows
+
+    def release(self) -> None:
+        self._caches = {}
+
+    def _run(self, index: int, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        graph, session = self._blocks.graphs[index], self._blocks.sessions[index]
+        outputs = [value.name for value in graph.outputs]
+        feeds = {value.name: self._input(value.name, inputs) for value in graph.inputs}
+        try:
+            return dict(zip(outputs, session.run(outputs, feeds), strict=True))
+        except ort_errors(self._blocks.ort) as error:
+            raise InferencePioError(f"ONNX Runtime failed in {graph.file}: {first_line(error)}") from None
+
+    def _input(self, name: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        if not name.startswith("past_key_values."):
+            return inputs[name]
+        assert self._step is not None
+        return self._caches[name.removeprefix("past_key_values.")][:, : self._step.bound]
+
+
+def open_part(folder: Path, graph: GraphFacts, threads: int) -> Any:
+    """The session of a graph; raises BadInputError unless its inputs and outputs are those of the manifest."""
+    session = open_session(folder / graph.file, threads)
+    for found, listed in ((session.get_inputs(), graph.inputs), (session.get_outputs(), graph.outputs)):
+        if {value.name: list(value.shape) for value in found} != {value.name: value.shape for value in listed}:
+            raise BadInputError(
+                f"{folder / graph.file} has other inputs or outputs than its manifest says: copy or export the "
+                "artifact again"
+            )
+    return session
