@@ -13,7 +13,7 @@ import numpy as np
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError
-from inference_pio.runtime import Engine, EngineConfig
+from inference_pio.runtime import Engine
 from inference_pio.verify.conclusion import Comparison
 from inference_pio.verify.examples import Examples, read_examples
 from inference_pio.verify.metrics import against_logits, compare, must_be_finite
@@ -31,10 +31,7 @@ def compare_answers(artifact: Artifact, checkpoint: Checkpoint, options: VerifyO
     found = read_examples(options.data)
     original = Original(checkpoint, artifact.manifest, options)
     vocabulary = artifact.manifest.model.vocab_size
-    config = EngineConfig(
-        backend=options.backend, threads=options.threads, prefix_cache_bytes=0, image_cache_bytes=0, allow_failed=True
-    )
-    with Engine.open(artifact.path, config) as engine, Scratch(options.scratch, vocabulary, PASSES) as scratch:
+    with Engine.open(artifact.path, options.engine) as engine, Scratch(options.scratch, vocabulary, PASSES) as scratch:
         tokenizer = engine.tokenizer
         tokens = [tokenizer.encode(example.answer, add_special_tokens=False) for example in found.examples]
         windows = _windows(found, tokens)

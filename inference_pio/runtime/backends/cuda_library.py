@@ -1,7 +1,7 @@
 """The CUDA runtime library through ctypes: memory, copies, streams and graphs, without a package to install.
 
-Functions and codes: https://docs.nvidia.com/cuda/cuda-runtime-api/. Those used here have the same signatures in CUDA 11,
-12 and 13. Addresses and sizes are plain integers, in bytes.
+Functions and codes: https://docs.nvidia.com/cuda/cuda-runtime-api/. Those used here have the same signatures in CUDA
+11, 12 and 13. Addresses and sizes are plain integers, in bytes.
 """
 
 from __future__ import annotations

@@ -41,7 +41,9 @@ class TensorRTBlocks:
         self.engines = [library.deserialize(self.trt, self._runtime, self._log, file) for file in files]
         for engine, graph, file in zip(self.engines, self.graphs, files, strict=True):
             _check_engine(self.trt, engine, graph, file)
-        self.cache_rows = min(_most_rows(engine, graph) for engine, graph in zip(self.engines, self.graphs, strict=True))
+        self.cache_rows = min(
+            _most_rows(engine, graph) for engine, graph in zip(self.engines, self.graphs, strict=True)
+        )
         """Rows of the cache that the engines can be given at most."""
         size = max(library.scratch_bytes(engine) for engine in self.engines)
         self.scratch = self.cuda.allocate(size, "the memory for activations")
@@ -49,6 +51,8 @@ class TensorRTBlocks:
             [self._context(engine, profile, size) for profile in (PREFILL, DECODE)] for engine in self.engines
         ]
         self.cuda.synchronize(self.stream)
+        self._decoding = [(0, 0)] * len(self.engines)
+        """Of each context for decoding: the cache rows it was last given, and how often these have changed."""
         store.touch()
 
     def state(self) -> TensorRTBlockState:
@@ -60,6 +64,13 @@ class TensorRTBlocks:
             self.cuda.free(self.scratch)
             self.cuda.destroy_stream(self.stream)
             self.scratch = 0
+
+    def reshaped(self, index: int, bound: int) -> int:
+        """Note that a block decodes over `bound` cache rows; how often its context has been given other shapes."""
+        rows, changes = self._decoding[index]
+        if rows != bound:
+            self._decoding[index] = bound, changes + 1
+        return self._decoding[index][1]
 
     def error(self) -> str:
         """The last thing that TensorRT complained about."""

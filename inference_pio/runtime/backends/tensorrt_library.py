@@ -35,7 +35,7 @@ LINES = {
     "trt85": TensorRTLine((8, 5), (8, 7), "trt85", cuda=11),
     "modern": TensorRTLine((10, 15), (12, 0), "tensorrt", cuda=12),
 }
-"""By the dialect of an artifact. 8.6 also exists for CUDA 12; the wheels on PyPI that carry sm61 code are of CUDA 11."""
+"""By the dialect of an artifact. The wheel of 8.5.3.1 is for CUDA 11."""
 
 
 def line_of(dialect: str) -> TensorRTLine:
@@ -82,7 +82,7 @@ def cuda_major(tensorrt: Any, dialect: str) -> int:
 def logger(tensorrt: Any) -> Any:
     """A logger that hands TensorRT's messages to `logging`; the last error is its `last_error`."""
 
-    class Logger(tensorrt.ILogger):  # type: ignore[misc, name-defined]
+    class Logger(tensorrt.ILogger):
         def __init__(self) -> None:
             tensorrt.ILogger.__init__(self)
             self.last_error = ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,10 +73,12 @@ class TensorRTBlockState:
         self._shapes: dict[str, tuple[int, ...]] = {}
         """Of the inputs that are the same for all blocks."""
         self._step: Step | None = None
+        self._size = 0
+        """Bytes of one cache."""
         self._turn = 0
         """Which of the two buffers holds the hidden states."""
-        self._graphs: dict[tuple[int, int], tuple[int, int]] = {}
-        """By block and bound rows: how often buffers had moved, and what was recorded then (0: ran once so far)."""
+        self._graphs: dict[tuple[int, int], tuple[tuple[int, int], int]] = {}
+        """By block and bound rows: how often addresses and shapes had changed, and what was recorded then (0: not)."""
         self._host: dict[str, tuple[int, np.ndarray]] = {}
 
     def reserve(self, capacity: int, used: int) -> None:
@@ -86,8 +87,9 @@ class TensorRTBlockState:
                 f"{capacity} rows of cache are needed and the engines were built for {self._blocks.cache_rows}: build "
                 "them again with a larger --max-context"
             )
+        self._cuda.use()
         size, kept = capacity * self._row, used * self._row
-        self._check_memory(size * len(self._names), capacity)
+        self._check_memory(size, capacity)
         for name in self._names:
             new = self._cuda.allocate(size, f"a cache of {capacity} rows")
             self._cuda.clear(new + kept, size - kept, self._stream)
@@ -95,6 +97,7 @@ class TensorRTBlockState:
                 self._cuda.copy(new, self._buffers.address(CACHE + name), kept, ON_DEVICE, self._stream)
                 self._cuda.synchronize(self._stream)
             self._buffers.replace(CACHE + name, new, size)
+        self._size = size
 
     def start(self, step: Step) -> None:
         self._cuda.use()
@@ -102,8 +105,7 @@ class TensorRTBlockState:
         self._shapes = {name: array.shape for name, array in step.inputs.items()}
         for name, array in step.inputs.items():
             self._send(f"{HIDDEN}0" if name == HIDDEN else name, array)
-        size = step.inputs[HIDDEN].nbytes
-        self._buffers.address(f"{HIDDEN}1", size)
+        self._buffers.address(f"{HIDDEN}1", step.inputs[HIDDEN].nbytes)
 
     def run_block(self, index: int) -> np.ndarray | None:
         step, graph = self._current(), self._blocks.graphs[index]
@@ -123,20 +125,20 @@ class TensorRTBlockState:
         step, blocks = self._current(), self._blocks
         graph, width = blocks.graphs[-1], blocks.hidden_size * FLOAT
         for value in graph.inputs:  # only the last rows, at an address of their own, which is aligned
-            held = f"{HIDDEN}{self._turn}" if value.name == HIDDEN else value.name
-            source = self._buffers.address(held) + (step.count - keep) * width
+            source = self._buffers.address(self._held(value.name)) + (step.count - keep) * width
             target = self._buffers.address(f"head.{value.name}", keep * width)
             self._cuda.copy(target, source, keep * width, ON_DEVICE, self._stream)
         logits = self._buffers.address("logits", keep * blocks.vocab_size * FLOAT)
         context = blocks.contexts[-1][_profile(keep)]
         for value in graph.inputs:
-            context.set_input_shape(value.name, (1, keep, blocks.hidden_size))
-            context.set_tensor_address(value.name, self._buffers.address(f"head.{value.name}"))
+            shape = (1, keep, blocks.hidden_size)
+            self._input(context, value.name, shape, self._buffers.address(f"head.{value.name}"))
         context.set_tensor_address("logits", logits)
         self._enqueue(context, graph.file)
         return self._fetch("logits", (1, keep, blocks.vocab_size))[0]
 
     def save(self, start: int, stop: int) -> np.ndarray:
+        self._cuda.use()
         shape = (len(self._names), stop - start, self._spec.kv_heads, self._spec.head_dim)
         payload = np.empty(shape, self._spec.dtype)
         for array, name in zip(payload, self._names, strict=True):
@@ -146,6 +148,7 @@ class TensorRTBlockState:
         return payload
 
     def restore(self, payload: np.ndarray, start: int, stop: int) -> None:
+        self._cuda.use()
         held = np.ascontiguousarray(payload)
         for array, name in zip(held, self._names, strict=True):
             target = self._buffers.address(CACHE + name) + start * self._row
@@ -167,51 +170,59 @@ class TensorRTBlockState:
     def _run(self, index: int, step: Step) -> None:
         """Run a block; from the third time on with the same shapes and addresses, a decoding step is a recorded graph.
 
-        TensorRT prepares itself for new shapes while it enqueues, which cannot be recorded, hence the first time.
+        TensorRT prepares itself for new shapes while it enqueues, which cannot be recorded, hence the first time; what
+        was recorded is void once the context was given other shapes.
         """
-        profile, key = _profile(step.count), (index, step.bound)
-        context = self._blocks.contexts[index][profile]
-        outputs = self._bind(context, index, step)
-        moved, recorded = self._graphs.get(key, (-1, 0))
-        if profile == 0 or self._buffers.moved != moved:
-            self._enqueue(context, self._blocks.graphs[index].file)
+        blocks, profile, key = self._blocks, _profile(step.count), (index, step.bound)
+        file, context = blocks.graphs[index].file, blocks.contexts[index][profile]
+        self._bind(context, index, step)
+        if profile == 0:
+            self._enqueue(context, file)
+            return
+        now = self._buffers.moved, blocks.reshaped(index, step.bound)
+        then, recorded = self._graphs.get(key, (None, 0))
+        if now != then:
+            self._enqueue(context, file)
             if recorded:
                 self._cuda.destroy_graph(recorded)
-                self._graphs.pop(key)
-            if profile:
-                self._graphs[key] = self._buffers.moved, 0
-        elif recorded:
-            self._cuda.launch(recorded, self._stream)
-        else:
-            self._cuda.begin_capture(self._stream)
-            try:
-                self._enqueue(context, self._blocks.graphs[index].file)
-            finally:
-                recorded = self._cuda.end_capture(self._stream)
-            self._graphs[key] = moved, recorded
-            self._cuda.launch(recorded, self._stream)
-        del outputs
+            self._graphs[key] = now, 0
+            return
+        if not recorded:
+            recorded = self._recorded(context, file)
+            self._graphs[key] = now, recorded
+        self._cuda.launch(recorded, self._stream)
 
-    def _bind(self, context: Any, index: int, step: Step) -> Mapping[str, int]:
+    def _recorded(self, context: Any, file: str) -> int:
+        self._cuda.begin_capture(self._stream)
+        try:
+            self._enqueue(context, file)
+        finally:
+            graph = self._cuda.end_capture(self._stream)
+        return graph
+
+    def _bind(self, context: Any, index: int, step: Step) -> None:
+        """Tell a context the shapes of a step and where everything is."""
         graph, spec = self._blocks.graphs[index], self._spec
         hidden = (1, step.count, self._blocks.hidden_size)
         for value in graph.inputs:
             name = value.name
             shape = self._shapes.get(name, hidden)
-            held = f"{HIDDEN}{self._turn}" if name == HIDDEN else name
             if name.startswith(CACHE):
                 shape = (1, step.bound, spec.kv_heads, spec.head_dim)
-            context.set_input_shape(name, shape)
-            context.set_tensor_address(name, self._buffers.address(held))
-        outputs = {}
+            self._input(context, name, shape, self._buffers.address(self._held(name)))
         for value in graph.outputs:
-            name, size = value.name, int(np.prod(hidden)) * FLOAT
-            if name.startswith(PRESENT):
-                size = step.count * self._row
-            held = f"{HIDDEN}{1 - self._turn}" if name == NEXT_HIDDEN else name
-            outputs[name] = self._buffers.address(held, size)
-            context.set_tensor_address(name, outputs[name])
-        return outputs
+            name = value.name
+            size = step.count * (self._row if name.startswith(PRESENT) else self._blocks.hidden_size * FLOAT)
+            context.set_tensor_address(name, self._buffers.address(self._held(name), size))
+
+    def _held(self, name: str) -> str:
+        """The buffer behind an input or output; hidden states go back and forth between two."""
+        turns = {HIDDEN: self._turn, NEXT_HIDDEN: 1 - self._turn}
+        return f"{HIDDEN}{turns[name]}" if name in turns else name
+
+    def _input(self, context: Any, name: str, shape: tuple[int, ...], address: int) -> None:
+        if not context.set_input_shape(name, shape) or not context.set_tensor_address(name, address):
+            raise InferencePioError(f"TensorRT refuses {name} of shape {list(shape)}: {self._blocks.error()}")
 
     def _append(self, name: str, step: Step) -> None:
         """Put new rows behind those in use."""
@@ -224,12 +235,10 @@ class TensorRTBlockState:
             raise InferencePioError(f"TensorRT failed in {file}: {self._blocks.error()}")
 
     def _send(self, name: str, array: np.ndarray) -> None:
-        """Copy an array to the device; it may be overwritten afterwards."""
+        """Copy an array to the device; CUDA has read pageable memory when the call returns."""
         held = np.ascontiguousarray(array, np.float32)
         target = self._buffers.address(name, held.nbytes)
         self._cuda.copy(target, held.ctypes.data, held.nbytes, TO_DEVICE, self._stream)
-        if held is not array:
-            self._cuda.synchronize(self._stream)  # the copy made here must live until it was read
 
     def _fetch(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """What a buffer holds, float32 of `shape` in host memory of its own, overwritten by the next call."""
@@ -239,18 +248,20 @@ class TensorRTBlockState:
             if address:
                 self._cuda.free_host(address)
             address = self._cuda.allocate_host(size)
-            view = np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8)
+            view = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
             self._host[name] = address, view
         self._cuda.copy(address, self._buffers.address(name), size, TO_HOST, self._stream)
         self._cuda.synchronize(self._stream)
         return view[:size].view(np.float32).reshape(shape)
 
-    def _check_memory(self, needed: int, capacity: int) -> None:
+    def _check_memory(self, size: int, capacity: int) -> None:
+        """Raise ResourceLimitError unless caches of `size` bytes fit; they replace the old ones one after the other."""
+        needed = (len(self._names) - 1) * (size - self._size) + size
         free, _ = self._cuda.free_and_total()
         if needed > free:
             raise ResourceLimitError(
-                f"a cache of {capacity} rows needs {needed // 10**6} MB of GPU memory and {free // 10**6} MB are free: "
-                "ask for fewer tokens, or open with a smaller max_context"
+                f"a cache of {capacity} rows needs {needed // 10**6} MB more of GPU memory and {free // 10**6} MB are "
+                "free: ask for fewer tokens, or open with a smaller max_context"
             )
 
     def _current(self) -> Step:
