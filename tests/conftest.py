@@ -57,6 +57,23 @@ def vision_artifact(vision_checkpoint: Path, tmp_path_factory: pytest.TempPathFa
     return make
 
 
+@pytest.fixture(scope="session")
+def trt85_artifact(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`trt85_artifact("fp32")`: the tiny checkpoint for TensorRT 8.5, two layers to a block, once per session."""
+    folder = tmp_path_factory.mktemp("trt85_artifacts")
+
+    def make(precision: str) -> Path:
+        out = folder / precision
+        if not out.exists():
+            text = "default" if RECIPES[precision].calibrated else None
+            few = {"calibration_samples": 8, "calibration_length": 64}
+            where = {"target": "tensorrt", "hardware": "sm61", "block_layers": 2}
+            export(tiny, out, ExportOptions(precision=precision, calibration=text, **few, **where))
+        return out
+
+    return make
+
+
 @pytest.fixture(autouse=True)
 def private_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep stamps and derived files out of the user's own cache."""

@@ -64,6 +64,9 @@ class BlockState(Protocol):
 class BlockRunner(Protocol):
     """The blocks and the head of an artifact, loaded onto one device."""
 
+    cache_rows: int
+    """Rows of cache that a block can be given at most."""
+
     def state(self) -> BlockState:
         """A new, empty sequence."""
 

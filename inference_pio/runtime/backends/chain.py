@@ -68,7 +68,8 @@ class ChainSequence:
     def reserve(self, tokens: int) -> None:
         if tokens <= self._capacity:
             return
-        capacity = rounded_up(max(tokens, self._capacity + self._capacity // 4))
+        ahead = min(self._capacity + self._capacity // 4, self._backend.runner.cache_rows)
+        capacity = rounded_up(max(tokens, ahead))
         size = capacity * self._backend.manifest.cache.bytes_per_token
         self._backend.budget.take(size - self._reserved, f"a key/value cache of {capacity} tokens")
         self._reserved = size

@@ -24,6 +24,8 @@ CACHE = ("past_key_values.", "present.")
 class OrtBlocks:
     """Sessions of all blocks and of the head."""
 
+    cache_rows = 1 << 62
+
     def __init__(self, folder: Path, manifest: Manifest, threads: int) -> None:
         """Raises BadInputError for files that cannot be loaded or that are not what the manifest says."""
         self.ort = import_onnxruntime()

@@ -51,6 +51,7 @@ class TensorRTBlocks:
             [self._context(engine, profile, size) for profile in (PREFILL, DECODE)] for engine in self.engines
         ]
         self.cuda.synchronize(self.stream)
+        self.closed = False
         self._decoding = [(0, 0)] * len(self.engines)
         """Of each context for decoding: the cache rows it was last given, and how often these have changed."""
         store.touch()
@@ -59,11 +60,13 @@ class TensorRTBlocks:
         return TensorRTBlockState(self)
 
     def close(self) -> None:
-        if self.scratch:
-            self.contexts, self.engines = [], []
-            self.cuda.free(self.scratch)
-            self.cuda.destroy_stream(self.stream)
-            self.scratch = 0
+        if self.closed:
+            return
+        self.cuda.use()
+        self.cuda.synchronize(self.stream)
+        self.contexts, self.engines, self.closed = [], [], True
+        self.cuda.free(self.scratch)
+        self.cuda.destroy_stream(self.stream)
 
     def reshaped(self, index: int, bound: int) -> int:
         """Note that a block decodes over `bound` cache rows; how often its context has been given other shapes."""

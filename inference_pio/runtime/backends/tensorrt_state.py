@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inference_pio.artifact.manifest import CACHE_ITEM_BYTES
-from inference_pio.errors import InferencePioError, ResourceLimitError
+from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
 from inference_pio.runtime.backends.blocks import Step
 from inference_pio.runtime.backends.cuda_library import ON_DEVICE, TO_DEVICE, TO_HOST, Cuda
 
@@ -100,6 +100,8 @@ class TensorRTBlockState:
         self._size = size
 
     def start(self, step: Step) -> None:
+        if self._blocks.closed:
+            raise BadInputError("the engine is closed: open the artifact again")
         self._cuda.use()
         self._step, self._turn = step, 0
         self._shapes = {name: array.shape for name, array in step.inputs.items()}
@@ -135,7 +137,8 @@ class TensorRTBlockState:
             self._input(context, value.name, shape, self._buffers.address(f"head.{value.name}"))
         context.set_tensor_address("logits", logits)
         self._enqueue(context, graph.file)
-        return self._fetch("logits", (1, keep, blocks.vocab_size))[0]
+        rows = self._fetch("logits", (1, keep, blocks.vocab_size))[0]
+        return rows if keep == 1 else rows.copy()
 
     def save(self, start: int, stop: int) -> np.ndarray:
         self._cuda.use()
@@ -157,7 +160,8 @@ class TensorRTBlockState:
 
     def release(self) -> None:
         self._cuda.use()
-        self._cuda.synchronize(self._stream)
+        if not self._blocks.closed:
+            self._cuda.synchronize(self._stream)
         for _, recorded in self._graphs.values():
             if recorded:
                 self._cuda.destroy_graph(recorded)
