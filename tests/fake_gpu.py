@@ -136,7 +136,7 @@ class FakeRuntime:
         self.recording = []
 
     def _StreamEndCapture(self, stream: int, out: Any) -> None:
-        number = 1000 + len(self.graphs)
+        number = 1000 + self.calls["cudaStreamEndCapture"]
         self.graphs[number], self.recording = self.recording or [], None
         out._obj.value = number
 

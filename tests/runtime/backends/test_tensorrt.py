@@ -102,10 +102,10 @@ def test_everything_is_given_back(gpu, built, cache):
 
 
 def test_verify_judges_the_engines(gpu, built, cache, tiny, capsys):
-    arguments = ["verify", str(built), "--against", str(tiny), "--backend", "tensorrt", "--positions", "256"]
+    arguments = ["verify", str(built), "--against", str(tiny), "--backend", "tensorrt", "--positions", "128"]
     assert run([*arguments, "--threads", "1", "--no-simulation", "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["gate"]["passed"]
-    assert gpu.runtime.calls["cudaMemcpyAsync"] > 100
+    assert len(gpu.runtime.fetched) == 1
 
 
 def test_without_tensorrt_the_extra_is_named(trt85_artifact, cache, monkeypatch):
