@@ -19,7 +19,7 @@ import onnxruntime as ort
 from common import median, save, show
 from onnx import TensorProto, helper, numpy_helper
 
-from inference_pio.graphs.quantize import quantize_blocks
+from inference_pio.graphs.rounding import dequantize_blocks, round_blocks
 
 MICROSOFT = "com.microsoft"
 
@@ -73,10 +73,9 @@ class Layer:
 
 def stored(rows_NK: np.ndarray, form: Form) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bytes [N, K * bits / 8], scales [N, blocks], and the values that they stand for."""
-    data, scales = quantize_blocks(rows_NK, form.bits, form.block or rows_NK.shape[1])
-    codes = data if form.bits == 8 else np.stack([data & 15, data >> 4], axis=-1).reshape(*data.shape[:2], -1)
-    values = (codes.astype(np.float32) - np.float32(1 << (form.bits - 1))) * scales[:, :, None]
-    return data.reshape(len(data), -1), scales, values.reshape(rows_NK.shape)
+    data, scales = round_blocks(rows_NK, form.bits, form.block or rows_NK.shape[1], clip=form.bits == 4)
+    values = dequantize_blocks(data, scales, form.bits, rows_NK.shape[1])
+    return data.reshape(len(data), -1), scales, values
 
 
 def session(layer: Layer, form: Form, threads: int, folder: Path) -> tuple[Any, Layer]:

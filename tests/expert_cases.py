@@ -13,9 +13,9 @@ import onnxruntime as ort
 
 from inference_pio.graphs.blocks.moe import moe
 from inference_pio.graphs.builder import GraphBuilder
-from inference_pio.graphs.quantize import quantize_blocks
 from inference_pio.graphs.rewrites import expert_kernels
 from inference_pio.graphs.rewrites.rewrite import RewriteReport, apply_rewrite, drop_unused_functions, prune
+from inference_pio.graphs.rounding import dequantize_blocks, round_blocks
 from inference_pio.graphs.source import WeightSource
 from inference_pio.graphs.spec import DecoderSpec, ExpertsSpec, Scoring
 
@@ -80,8 +80,5 @@ def some_tokens(rows: int = 2, length: int = 9) -> np.ndarray:
 
 def dequantized(rows_NK: np.ndarray, bits: int, block: int) -> np.ndarray:
     """The weight that its integers and scales stand for."""
-    data, scales = quantize_blocks(rows_NK, bits, block)
-    if bits == 4:
-        data = np.stack([data & 15, data >> 4], axis=-1).reshape(len(rows_NK), -1, block)
-    values = (data.astype(np.float32) - np.float32(1 << (bits - 1))) * scales[:, :, None]
-    return values.reshape(len(rows_NK), -1)[:, : rows_NK.shape[1]].copy()
+    data, scales = round_blocks(rows_NK, bits, block, clip=bits == 4)
+    return dequantize_blocks(data, scales, bits, rows_NK.shape[1]).copy()

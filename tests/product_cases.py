@@ -14,9 +14,9 @@ from inference_pio.graphs.blocks.linear import matmul_transposed
 from inference_pio.graphs.builder import IR_VERSION, GraphBuilder
 from inference_pio.graphs.calibrated import CalibratedLinear
 from inference_pio.graphs.formats import W8A8, W8A8_STATIC
-from inference_pio.graphs.integers import round_rows
 from inference_pio.graphs.rewrites import integer_kernels
 from inference_pio.graphs.rewrites.rewrite import LoweringContext, apply_rewrite, prune
+from inference_pio.graphs.rounding import round_channels
 from inference_pio.graphs.weights import Rows
 from inference_pio.runtime.cpu import PRECISE_PRODUCTS, products_saturate
 
@@ -42,7 +42,7 @@ class Layer:
         rows_NK = self.weights[tensor].copy()
         kept = rows_NK[:, list(self.exact)]
         rows_NK[:, list(self.exact)] = 0
-        codes, scales = round_rows(rows_NK)
+        codes, scales = round_channels(rows_NK, clip=False)
         return CalibratedLinear(lambda a, b: (codes[a:b], scales[a:b]), self.step, self.exact, kept)
 
     def dequantized(self) -> np.ndarray:

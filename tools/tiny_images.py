@@ -1,8 +1,8 @@
 """Drawn shapes with questions and answers: what the tiny vision model is trained on, and held-out ones.
 
-``python tools/tiny_images.py`` writes the held-out samples that `verify` measures vision models on. Everything is
-determined by a seed. Samples are held out by what they show: a colour, shape and place (or number) that training
-samples never have together.
+``python tools/tiny_images.py`` writes the held-out samples that `verify` measures vision models on, and those that they
+are calibrated on. Everything is determined by a seed. Samples are held out by what they show: a colour, shape and place
+(or number) that training and calibration samples never have together.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from PIL import Image, ImageDraw
 
 HELD_OUT_FOLDER = Path(__file__).parents[1] / "inference_pio/verify/images"
 HELD_OUT_SAMPLES = 120
+CALIBRATION_FOLDER = Path(__file__).parents[1] / "inference_pio/calibration/images"
+CALIBRATION_SAMPLES = 160
 COLOURS = {
     "red": (205, 35, 35),
     "green": (30, 150, 50),
@@ -153,12 +155,17 @@ def held_out_samples() -> list[Sample]:
     return [sample(f"held out {number}", held_out=True) for number in range(HELD_OUT_SAMPLES)]
 
 
-def write_held_out(folder: Path) -> None:
+def calibration_samples() -> list[Sample]:
+    """The bundled samples that calibration uses: what training knows, in drawings of their own."""
+    return [sample(f"calibration {number}") for number in range(CALIBRATION_SAMPLES)]
+
+
+def write_samples(folder: Path, samples: list[Sample]) -> None:
     """Write `samples.jsonl` and its images into `folder`, in place of those that are there."""
     shutil.rmtree(folder / "png", ignore_errors=True)
     (folder / "png").mkdir(parents=True)
     lines = []
-    for number, each in enumerate(held_out_samples()):
+    for number, each in enumerate(samples):
         names = [f"png/{number:03d}{letter}.png" for letter in "ab"[: len(each.images)]]
         for name, image in zip(names, each.images, strict=True):
             image.save(folder / name, optimize=True)
@@ -167,4 +174,5 @@ def write_held_out(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_held_out(HELD_OUT_FOLDER)
+    write_samples(HELD_OUT_FOLDER, held_out_samples())
+    write_samples(CALIBRATION_FOLDER, calibration_samples())

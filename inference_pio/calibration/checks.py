@@ -28,10 +28,12 @@ def check_facts(facts: Mapping[str, Any], file: Path) -> None:
     wrong = [name for name, kind in _TYPES.items() if type(facts.get(name)) is not kind]
     if not wrong and facts["layers"] < 1:
         wrong = ["layers"]
-    if not wrong and not all(isinstance(name, str) for name in facts["exceptions"]):
+    if not wrong and not _are_texts(facts["exceptions"]):
         wrong = ["exceptions"]
     if not wrong and not all(_is_linear(linear) for linear in facts["linears"]):
         wrong = ["linears"]
+    if not wrong and not _are_texts(facts.get("images", [])):
+        wrong = ["images"]
     if wrong:
         raise BadInputError(f"{file} has no usable {', '.join(wrong)}: it is damaged, calibrate again")
 
@@ -57,6 +59,10 @@ def finite(info: TensorInfo, array: np.ndarray) -> np.ndarray:
     if not np.isfinite(array).all():
         raise BadInputError(f"{printable(info.name)} of the calibration is NaN or infinite: calibrate again")
     return array
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _is_linear(linear: object) -> bool:

@@ -16,10 +16,12 @@ from inference_pio.calibration.observers import Observer, ObserverKind
 from inference_pio.calibration.options import Progress
 from inference_pio.calibration.plan import CalibrationPlan
 from inference_pio.calibration.products import relative_error
-from inference_pio.calibration.result import HEAD_STEP
+from inference_pio.calibration.result import HEAD
+from inference_pio.calibration.scenes import Picture, Scene
 from inference_pio.calibration.simulate import rounded_layer
 from inference_pio.calibration.statistics import TapStatistics
 from inference_pio.calibration.taps import find_cache_taps, find_taps
+from inference_pio.calibration.tower import SceneFeatures, Tower
 from inference_pio.calibration.workspace import Workspace
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError
@@ -33,18 +35,28 @@ JUDGED_SAMPLES = 4
 
 
 class Collector:
-    """Runs the layers of a checkpoint one by one over fixed samples of token ids, int64 [length] each."""
+    """Runs the layers of a checkpoint one by one over fixed samples of one length: token ids (int64) or scenes."""
 
     def __init__(
-        self, plan: CalibrationPlan, checkpoint: Checkpoint, work: Workspace, samples: tuple[np.ndarray, ...]
+        self,
+        plan: CalibrationPlan,
+        checkpoint: Checkpoint,
+        work: Workspace,
+        samples: tuple[np.ndarray | Scene, ...],
+        pictures: tuple[Picture, ...],
+        report: Progress,
     ) -> None:
-        self._plan, self._work, self._samples = plan, work, samples
-        model = plan.build(checkpoint)
+        self._plan, self._work = plan, work
+        self._scenes = [sample if isinstance(sample, Scene) else None for sample in samples]
+        self._samples = [sample.ids if isinstance(sample, Scene) else sample for sample in samples]
+        models = plan.build(checkpoint)
+        model, vision = models["decoder"], plan.spec.vision
         static_head = plan.recipe.calibrated and plan.recipe.edges.activations is Activations.STATIC
         self._head = Head.of(model) if static_head else None
         self._layers = cut(model)
         self._runner = Runner(self._layers, model.opset_imports, plan.threads)
-        self._shared = self._runner.shared_values(len(samples[0]))
+        if vision is not None:
+            self._features = SceneFeatures(pictures, vision.merge_size, plan.spec.hidden_size, work)
         self._experts = {
             layer.index: Experts.of(layer.experts) for layer in self._layers.layers if layer.experts is not None
         }
@@ -53,6 +65,9 @@ class Collector:
         self._steps = np.concatenate([[0], np.cumsum(steps)]).tolist()
         """Steps of progress before each layer, and in all."""
         if work.finished_layers() == 0:
+            if vision is not None and pictures:
+                tower = Tower(models["vision"], vision, pictures, work, plan.threads)
+                work.save_tower(tower.run(plan.options.observer, plan.static, report))
             self._write_embeddings()
 
     def calibrate_layer(self, index: int, report: Progress) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -96,7 +111,7 @@ class Collector:
         writer = self._work.write_hidden(layer.index + 1)
         expert_writer = self._work.write_hidden(EXPERTS) if expert_input else None
         for number, hidden_1SC in enumerate(self._hidden(layer.index)):
-            output, *found = session.run(None, feed_of(layer, hidden_1SC, self._shared, weights))
+            output, *found = session.run(None, self._feed(layer, number, hidden_1SC, weights))
             if not np.isfinite(output).all():
                 raise BadInputError(
                     f"layer {layer.index} gives activations that are NaN or infinite in sample {number}: check the "
@@ -146,8 +161,8 @@ class Collector:
         """A second pass: histograms of the activations as they are after smoothing, without exact columns."""
         observers = [Observer(f"the inputs of {c.tap.name}", c.tap.columns, ObserverKind.MIN_MAX) for c in choices]
         session = self._runner.session(layer, [choice.tap.value for choice in choices])
-        for hidden_1SC in self._hidden(layer.index):
-            _, *found = session.run(None, feed_of(layer, hidden_1SC, self._shared, weights))
+        for number, hidden_1SC in enumerate(self._hidden(layer.index)):
+            _, *found = session.run(None, self._feed(layer, number, hidden_1SC, weights))
             for choice, observer, x_1SK in zip(choices, observers, found, strict=True):
                 inner_SK = x_1SK[0] / choice.smoothing.factors
                 inner_SK[:, list(choice.exact)] = 0
@@ -163,7 +178,7 @@ class Collector:
         if self._head is None:
             return {}
         hidden, kind = self._hidden(self._plan.spec.layers), self._plan.options.observer
-        return {HEAD_STEP: np.array([self._head.step(hidden, len(self._samples), kind)], np.float32)}
+        return {f"{HEAD}.activation_scale": np.array([self._head.step(hidden, len(self._samples), kind)], np.float32)}
 
     def _output_error(
         self, layer: LayerGraph, choices: list[TapChoice], result: LayerResult, experts: ExpertsResult | None
@@ -177,9 +192,24 @@ class Collector:
         pairs = zip(range(JUDGED_SAMPLES), self._hidden(layer.index), self._hidden(layer.index + 1), strict=False)
         for number, hidden_1SC, exact_1SC in pairs:
             added = None if experts is None else experts.found[None, number * length : (number + 1) * length]
-            (found,) = session.run(None, feed_of(layer, hidden_1SC, self._shared, result.weights, added))
+            (found,) = session.run(None, self._feed(layer, number, hidden_1SC, result.weights, added))
             errors.append(relative_error(exact_1SC - hidden_1SC, found - hidden_1SC))
         return float(np.mean(errors))
+
+    def _feed(
+        self,
+        layer: LayerGraph,
+        number: int,
+        hidden_1SC: np.ndarray,
+        weights: Mapping[str, np.ndarray],
+        experts_1SC: np.ndarray | None = None,
+    ) -> dict[str, np.ndarray]:
+        """The inputs of a layer for sample `number`."""
+        scene, images_1SC = self._scenes[number], None
+        if scene is not None and layer.addend is not None:
+            images_1SC = self._features.put(scene, layer.index + 1, np.zeros_like(hidden_1SC[0]))[None]
+        shared = self._runner.shared_values(hidden_1SC.shape[1], None if scene is None else scene.positions)
+        return feed_of(layer, hidden_1SC, shared, weights, experts_1SC, images_1SC)
 
     def _hidden(self, index: int) -> Any:
         states = self._work.hidden(index, len(self._samples), len(self._samples[0]), self._plan.spec.hidden_size)
@@ -189,10 +219,10 @@ class Collector:
     def _write_embeddings(self) -> None:
         table = stored_rows(self._layers.table)
         writer = self._work.write_hidden(0)
-        for ids in self._samples:
+        for ids, scene in zip(self._samples, self._scenes, strict=True):
             unique, inverse = np.unique(ids, return_inverse=True)
             rows = np.concatenate([table.read(int(i), int(i) + 1) for i in unique])
-            writer.add(rows[inverse])
+            writer.add(rows[inverse] if scene is None else self._features.put(scene, 0, rows[inverse]))
         writer.close()
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from inference_pio.calibration.rounding import block_scales, channel_scales, in_blocks, inverse_of, levels_of, pack
 from inference_pio.errors import BadInputError
+from inference_pio.graphs.rounding import block_scales, channel_scales, in_blocks, inverse_of, levels_of, pack
 
 ROWS = 1024
 """Rows worked on at once; they take about 10 bytes per element besides the result."""

@@ -19,14 +19,17 @@ from inference_pio.graphs.builder import IR_VERSION
 from inference_pio.graphs.weights import recipe_of
 from inference_pio.runtime.backends.ort import import_onnxruntime
 
-_LAYER = re.compile(r"layers\.(\d+)/")
-_TENSOR_LAYER = re.compile(r"\.layers\.\d+\.")
+_LAYER = re.compile(r"(?:layers|blocks)\.(\d+)/")
+_TENSOR_LAYER = re.compile(r"\.(?:layers|blocks)\.\d+\.")
 _BOOLEAN = frozenset({"And", "Or", "Not", "LessOrEqual", "Less", "Greater", "GreaterOrEqual", "Equal"})
 
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """One layer: its nodes, what it reads (`hidden`, values shared by all layers, weights) and what it gives."""
+    """One layer: its nodes, what it reads (`hidden`, values shared by all layers, weights) and what it gives.
+
+    `addend` is what images add to the layer's result, where they do.
+    """
 
     index: int
     nodes: tuple[ir.Node, ...]
@@ -37,6 +40,7 @@ class LayerGraph:
     output: ir.Value
     experts: ir.Node | None = None
     """The call of the experts, which is left out: its result is one more input, its first input one of `nodes`'."""
+    addend: ir.Value | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Layers:
     layers: tuple[LayerGraph, ...]
     shared: tuple[ir.Value, ...]
     table: ir.Value
+    """Of what the first hidden states are looked up in."""
     prelude: tuple[ir.Node, ...] = field(repr=False)
 
 
@@ -61,32 +66,50 @@ def cut(model: ir.Model) -> Layers:
             outside.append(node)
     layers, hidden = [], None
     for index in sorted(groups):
-        layer = _layer(index, groups[index], hidden)
+        layer = layer_of(index, groups[index], hidden)
         layers.append(layer)
         hidden = layer.output
-    table = next(v for n in outside if n.op_type == "Gather" for v in n.inputs[:1] if v is not None)
+    table = next(v for n in outside if n.op_type == "Gather" for v in n.inputs[:1] if v and recipe_of(v) is not None)
     shared = tuple(dict.fromkeys(value for layer in layers for value in layer.shared))
     return Layers(tuple(layers), shared, table, tuple(outside))
 
 
-def _layer(index: int, nodes: list[ir.Node], hidden: ir.Value | None) -> LayerGraph:
+def layer_of(index: int, nodes: list[ir.Node], hidden: ir.Value | None, output: ir.Value | None = None) -> LayerGraph:
+    """The layer that `nodes` make; `hidden` and `output` are found where they are not given."""
     experts = next((node for node in nodes if node.domain == EXPERTS), None)
     nodes = [node for node in nodes if node is not experts]
     own = {value for node in nodes for value in node.outputs}
     read = dict.fromkeys(v for node in nodes for v in node.inputs if v is not None and v not in own)
     weights = tuple(v for v in read if recipe_of(v) is not None)
-    caches = tuple(v for v in read if v.is_graph_input())
+    caches = tuple(v for v in read if v.is_graph_input() and v.const_value is None)
+    addend = next((v for v in read if v.is_graph_input() and v.const_value is not None), None)
     constants = {v for v in read if v.const_value is not None and v not in weights}
     others = [v for v in read if v not in weights and v not in caches and v not in constants]
-    if hidden is None:  # the first layer reads the looked-up rows
-        hidden = next(v for v in others if (p := v.producer()) is not None and p.op_type == "Gather")
+    if hidden is None:  # the first layer reads the looked-up rows, perhaps with images in their places
+        hidden = next(v for v in others if (p := v.producer()) is not None and p.op_type in ("Gather", "Where"))
     added = () if experts is None else experts.outputs
     others = [value for value in others if value not in added]
     outputs = [v for v in own if any(user not in nodes and user is not experts for user, _ in v.uses())]
+    if output is not None:
+        outputs = [output]
     if len(outputs) != 1:
         raise ValueError(f"layer {index} has {len(outputs)} results that others read, not one")
     shared = tuple(v for v in others if v is not hidden)
-    return LayerGraph(index, tuple(nodes), hidden, shared, caches, weights, outputs[0], experts)
+    return LayerGraph(index, tuple(nodes), hidden, shared, caches, weights, outputs[0], experts, addend)
+
+
+@dataclass(frozen=True)
+class Prelude:
+    """A session of nodes before the layers, what it reads and what it gives."""
+
+    session: Any
+    inputs: tuple[ir.Value, ...]
+    outputs: tuple[ir.Value, ...]
+
+    def run(self, known: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The outputs by name for inputs by name."""
+        feed = {_name(value): known[str(value.name)] for value in self.inputs}
+        return dict(zip([_name(v) for v in self.outputs], self.session.run(None, feed), strict=True))
 
 
 class Runner:
@@ -95,23 +118,41 @@ class Runner:
     def __init__(self, layers: Layers, opset_imports: Mapping[str, int], threads: int) -> None:
         self._layers, self._opsets, self._threads = layers, dict(opset_imports), threads
         self._sessions: dict[tuple[object, ...], Any] = {}
+        self._prelude: Prelude | None = None
+        self._counted: tuple[int, dict[str, np.ndarray]] | None = None
 
-    def shared_values(self, length: int) -> dict[str, np.ndarray]:
-        """The values that all layers share (masks, rotary angles) for one unpadded row of `length` tokens."""
-        wanted = self._layers.shared
+    def shared_values(self, length: int, positions: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """The values that all layers share (masks, rotary angles) for one unpadded row of `length` tokens.
+
+        `positions` int64 [3, length] are those of a row with images; by default tokens are counted.
+        """
+        counted = positions is None
+        if counted and self._counted is not None and self._counted[0] == length:
+            return self._counted[1]
+        ids = np.zeros((1, length), np.int64)
+        known = {"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": positions}
+        if self._prelude is None:
+            self._prelude = self.prelude(self._layers.shared, [])
+        rank = next((len(v.shape) for v in self._prelude.inputs if v.name == "position_ids" and v.shape), 2)
+        places = np.arange(length) if positions is None else positions
+        known["position_ids"] = places[None] if rank == 2 else np.broadcast_to(places, (3, length))[:, None]
+        found = self._prelude.run(known)
+        if counted:
+            self._counted = length, found
+        return found
+
+    def prelude(self, wanted: Sequence[ir.Value], weights: Sequence[str]) -> Prelude:
+        """What stands before the layers, as far as the values `wanted` need it; tensors called `weights` are inputs."""
         needed = set(wanted)
         nodes: list[ir.Node] = []
         for node in reversed(self._layers.prelude):
             if any(value in needed for value in node.outputs):
                 nodes.insert(0, node)
                 needed |= {value for value in node.inputs if value is not None}
-        ids = np.zeros((1, length), np.int64)
-        known = {"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": np.arange(length)[None]}
         own = {value for node in nodes for value in node.outputs}
-        outer = {v for node in nodes for v in node.inputs if v is not None and v not in own and v.is_graph_input()}
-        session = self.open(_model(nodes, list(outer), list(wanted), self._opsets))
-        feed = {_name(value): known[str(value.name)] for value in outer}
-        return dict(zip([_name(v) for v in wanted], session.run(None, feed), strict=True))
+        read = dict.fromkeys(v for node in nodes for v in node.inputs if v is not None and v not in own)
+        outer = [v for v in read if v.is_graph_input() or str(v.name) in weights]
+        return Prelude(self.open(_model(nodes, outer, list(wanted), self._opsets)), tuple(outer), tuple(wanted))
 
     def session(self, layer: LayerGraph, wanted: Sequence[ir.Value]) -> Any:
         """A session of a layer that gives its output and then the values `wanted`."""
@@ -124,7 +165,8 @@ class Runner:
     def model(self, layer: LayerGraph, wanted: Sequence[ir.Value]) -> ir.Model:
         """A layer as a model of its own that gives its output and then the values `wanted`."""
         added = () if layer.experts is None else layer.experts.outputs
-        inputs = [layer.hidden, *layer.shared, *layer.caches, *layer.weights, *added]
+        addend = () if layer.addend is None else (layer.addend,)
+        inputs = [layer.hidden, *layer.shared, *layer.caches, *addend, *layer.weights, *added]
         return _model(layer.nodes, inputs, [layer.output, *wanted], self._opsets)
 
     def open(self, model: ir.Model) -> Any:
@@ -143,16 +185,20 @@ def feed_of(
     shared: Mapping[str, np.ndarray],
     weights: Mapping[str, np.ndarray],
     experts_1SC: np.ndarray | None = None,
+    images_1SC: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """The inputs of one run of a layer over one row without a past; `weights` by checkpoint tensor name.
 
-    `experts_1SC` is what the layer's experts give, nothing by default.
+    `experts_1SC` is what the layer's experts give and `images_1SC` what images add, nothing by default.
     """
     feed = {_name(layer.hidden, layer): hidden_1SC}
     feed |= {_name(value): shared[_name(value)] for value in layer.shared}
     if layer.experts is not None:
         added = np.zeros_like(hidden_1SC) if experts_1SC is None else experts_1SC
         feed[_name(layer.experts.outputs[0])] = added
+    if layer.addend is not None:
+        nothing = np.zeros((1, 1, hidden_1SC.shape[2]), np.float32)
+        feed[_name(layer.addend)] = nothing if images_1SC is None else images_1SC
     for cache in layer.caches:
         assert cache.shape is not None
         _, heads, _, size = cache.shape
@@ -199,6 +245,7 @@ def _name(value: ir.Value, layer: LayerGraph | None = None) -> str:
         return "hidden"
     plain = _LAYER.sub("layer/", str(value.name))
     plain = _TENSOR_LAYER.sub(".layer.", plain)
+    plain = re.sub(r"^deepstack_embeds\.\d+", "deepstack_embeds", plain)
     plain = re.sub(r"^past_key_values\.\d+\.", "past.", plain)
     return re.sub(r"^present\.\d+\.", "present.", plain)
 

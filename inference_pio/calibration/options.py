@@ -12,7 +12,8 @@ from inference_pio.errors import BadInputError
 
 Progress = Callable[[str, int, int], None]
 """(phase, work done, all work). Phases: "expected memory" tells bytes before the work begins, "bundled text" that the
-bundled corpus is run, "resumed" how many layers were done already, "layers" counts samples through layers."""
+bundled corpus is run, "images" counts blocks of the vision tower, "resumed" how many layers were done already, "layers"
+counts samples through layers."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,9 @@ class Switches:
 class CalibrationOptions:
     """Options of `calibrate`.
 
-    `text` is "default" or a file (plain text, or JSONL with texts or chat messages), of which `samples` windows of
-    `length` tokens are run. `observer` chooses static activation scales; None takes the one with the least error.
+    `text` is "default" or a file (plain text, or JSONL with texts, chat messages or examples with images), of which
+    `samples` windows of `length` tokens are run. `observer` chooses static activation scales; None takes the one with
+    the least error.
     `threads` None uses every core; `max_memory` is in bytes. `layers` and `ignore_config_keys` as for an export.
     """
 

@@ -1,4 +1,4 @@
-"""The whole calibration, top to bottom: text, hidden states, one layer after the other, a folder of results.
+"""The whole calibration, top to bottom: text and images, hidden states, one layer after the other, a folder of results.
 
 Hidden states of all samples lie on disk; in memory are one layer's weights and its statistics. A layer's results are
 complete before the next one begins, so an interrupted run goes on where it stopped.
@@ -11,7 +11,7 @@ from pathlib import Path
 from inference_pio.artifact.process import return_freed_memory
 from inference_pio.calibration.collect import Collector
 from inference_pio.calibration.options import CalibrationOptions, Progress
-from inference_pio.calibration.plan import plan_calibration
+from inference_pio.calibration.plan import check_images, plan_calibration
 from inference_pio.calibration.report import summary
 from inference_pio.calibration.result import VERSION, Calibration, identity, is_result_of
 from inference_pio.calibration.text import read_calibration
@@ -40,7 +40,9 @@ def calibrate(
     refuse_existing(out, force)
     with Checkpoint.open(checkpoint) as source:
         plan = plan_calibration(source, options)
-        text = read_calibration(options.text, source.path, options.samples, options.length, plan.spec.vocab_size)
+        size = options.samples, options.length, plan.spec.vocab_size
+        text = read_calibration(options.text, source.path, *size, plan.spec.vision)
+        check_images(plan, text)
         report("expected memory", 0, plan.expected_memory())
         if text.is_default:
             report("bundled text", 0, 1)
@@ -50,7 +52,7 @@ def calibrate(
         if reuse and is_result_of(out, key):
             return Calibration(out)
         with Workspace(out, key) as work:
-            collector = Collector(plan, source, work, text.samples)
+            collector = Collector(plan, source, work, text.in_turn(), text.pictures, report)
             if work.finished_layers():
                 report("resumed", work.finished_layers(), plan.spec.layers)
             for index in range(work.finished_layers(), plan.spec.layers):
@@ -65,6 +67,8 @@ def calibrate(
                     "layers": plan.spec.layers,
                     "text": {"name": text.name, "sha256": text.sha256, "default": text.is_default},
                     "fingerprint": text.fingerprint.to_json(),
+                    "images": list(text.images),
+                    "vision": work.tower_facts(),
                     **decisive,
                     "exceptions": sorted(name for layer in layers for name in layer["exceptions"]),
                     **summary(layers),

@@ -12,11 +12,14 @@ from types import ModuleType
 
 import onnx_ir as ir
 
+from inference_pio.artifact.printable import printable
+from inference_pio.calibration.examples import EXAMPLE
 from inference_pio.calibration.options import CalibrationOptions
 from inference_pio.calibration.recipes import Recipe, find_recipe
+from inference_pio.calibration.text import CalibrationText
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError, ResourceLimitError
-from inference_pio.graphs.architectures import declare_cut, read_decoder
+from inference_pio.graphs.architectures import build_graphs, declare_cut, read_decoder
 from inference_pio.graphs.formats import Activations, WeightFormat
 from inference_pio.graphs.source import WeightSource
 from inference_pio.graphs.spec import DecoderSpec
@@ -56,14 +59,16 @@ class CalibrationPlan:
         """Whether second-order rounding will ask for X^T X of the input of these linear layers."""
         return self.options.switches.second_order and any(self.format_of(name).bits == 4 for name in linears)
 
-    def build(self, checkpoint: Checkpoint) -> ir.Model:
-        """The canonical graph with lazy weights, of the decoder on text."""
+    @property
+    def static(self) -> bool:
+        """Whether any input has a step that is fixed beforehand."""
+        return is_static(self.recipe)
+
+    def build(self, checkpoint: Checkpoint) -> dict[str, ir.Model]:
+        """The canonical graphs with lazy weights, by role."""
         source = WeightSource(checkpoint)
         declare_cut(source, checkpoint, self.spec)
-        if self.spec.vision is not None:
-            self.architecture.build_vision(self.spec, source)  # accounts for its tensors, which text never reaches
-        model: ir.Model = self.architecture.build(self.spec.for_text(), source)
-        return model
+        return build_graphs(self.architecture, self.spec, source)
 
     def expected_memory(self) -> int:
         """Expected peak of resident memory in bytes."""
@@ -73,7 +78,19 @@ class CalibrationPlan:
         attention = 4 * spec.heads * options.length**2
         gram = self.widest_gram**2 * (24 if self.widest_gram <= 4096 else 12)
         weights = LAYER_COPIES * 4 * max(self.largest_layer, self.largest_expert)
-        return int(BASE_BYTES + weights + self.expert_codes + kept + 2 * activations + attention + gram)
+        decoder = weights + self.expert_codes + kept + 2 * activations + attention + gram
+        return int(BASE_BYTES + max(decoder, self._tower_memory()))
+
+    def _tower_memory(self) -> int:
+        """Bytes for a block of the vision tower and an image of the largest size; see `scenes.SceneReader`."""
+        vision = self.spec.vision
+        if vision is None:
+            return 0
+        patches = max(self.options.length // 2, 1) * vision.merge_size**2
+        weights = 4 * (4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size)
+        merger = 4 * vision.merged_size * (vision.merged_size + self.spec.hidden_size)
+        activations = 4 * patches * (8 * vision.hidden_size + 3 * vision.intermediate_size + 3 * vision.patch_values)
+        return 2 * max(weights, merger) + activations + 8 * vision.heads * patches**2
 
 
 def plan_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> CalibrationPlan:
@@ -82,12 +99,6 @@ def plan_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> Cal
     if options.block_size is not None:
         recipe = recipe.with_block_size(options.block_size)
     architecture, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)
-    formats = (recipe.layers, recipe.edges, *(chosen for _, chosen in recipe.overrides))
-    if spec.vision is not None and any(chosen.activations is Activations.STATIC for chosen in formats):
-        raise BadInputError(
-            f"recipe {recipe.name} is not available for {spec.model_type}: one step for all inputs, measured on text, "
-            "would clip those of images: use w8a8, whose steps are found per token"
-        )
     threads = os.cpu_count() or 1 if options.threads is None else options.threads
     if threads < 1:
         raise BadInputError(f"--threads must be at least 1, not {threads}")
@@ -104,6 +115,21 @@ def plan_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> Cal
             f"{options.max_memory // 10**6}MB: raise it, or use shorter samples"
         )
     return plan
+
+
+def check_images(plan: CalibrationPlan, text: CalibrationText) -> None:
+    """Raise BadInputError where steps for all inputs would be fixed on text alone, and clip what images give."""
+    if plan.spec.vision is not None and plan.static and not text.scenes:
+        raise BadInputError(
+            f"calibration text {printable(text.name)} shows no images, whose inputs the steps of recipe "
+            f"{plan.recipe.name} would clip: add lines such as {EXAMPLE}, or use --calibration default"
+        )
+
+
+def is_static(recipe: Recipe) -> bool:
+    """Whether any of a recipe's formats has a fixed step for its inputs."""
+    formats = (recipe.layers, recipe.edges, *(chosen for _, chosen in recipe.overrides))
+    return any(chosen.activations is Activations.STATIC for chosen in formats)
 
 
 def _sizes(checkpoint: Checkpoint, recipe: Recipe, spec: DecoderSpec, second_order: bool) -> tuple[int, int, int, int]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from inference_pio.calibration.rounding import dequantize_blocks, dequantize_channels, round_blocks, round_channels
 from inference_pio.graphs.formats import Activations, WeightFormat
+from inference_pio.graphs.rounding import dequantize_blocks, dequantize_channels, round_blocks, round_channels
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Input:
 def rounded_input(x_TK: np.ndarray, how: Input, chosen: WeightFormat) -> np.ndarray:
     """The rows as the kernel of a format sees them, float32 [T, K]."""
     x_TK = x_TK / how.factors
-    if not chosen.quantized:
+    if not chosen.quantized or chosen.activations is Activations.EXACT:
         return x_TK
     exact, inner = list(exact_columns(how.exact, chosen)), x_TK.copy()
     inner[:, exact] = 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from inference_pio.artifact.jsonfile import read_json_object
 from inference_pio.errors import BadInputError
-from inference_pio.graphs.formats import BLOCK_SIZES, FP16, FP32, W8A8, W8A8_STATIC, WeightFormat
+from inference_pio.graphs.formats import BLOCK_SIZES, FP16, FP32, W8A8, W8A8_STATIC, Activations, WeightFormat
 from inference_pio.graphs.spec import DecoderSpec
 
 
@@ -34,12 +34,19 @@ class Recipe:
                 return chosen
         if any(fnmatch.fnmatchcase(tensor, pattern) for pattern in spec.float_tensors):
             return FP32
-        return self.edges if tensor in spec.edge_tensors else self.layers
+        chosen = self.edges if tensor in spec.edge_tensors else self.layers
+        if chosen.bits == 4 and any(fnmatch.fnmatchcase(tensor, pattern) for pattern in spec.sensitive_tensors):
+            return replace(chosen, bits=8)
+        return chosen
 
     def formats(self, spec: DecoderSpec) -> dict[str, str]:
         """The formats by kind of tensor, as they are carried out; experts have no integer products."""
         found = {"layers": str(self.layers), "edges": str(self.edges)}
-        return found if spec.moe is None else {**found, "experts": str(self.layers.for_experts())}
+        if spec.moe is not None:
+            found["experts"] = str(self.layers.for_experts())
+        if self.layers.bits == 4 and spec.sensitive_tensors:
+            found["sensitive"] = str(replace(self.layers, bits=8))
+        return found
 
     def rules(self) -> dict[str, Any]:
         """Everything that `format_of` goes by, as JSON: a recipe file of the same name may say something else."""
@@ -69,6 +76,7 @@ class Recipe:
 
 
 _INT8, _INT4 = WeightFormat(8), WeightFormat(4)
+_INT8_EXACT, _INT4_EXACT = (WeightFormat(bits, activations=Activations.EXACT) for bits in (8, 4))
 
 RECIPES = {
     recipe.name: recipe
@@ -77,6 +85,8 @@ RECIPES = {
         Recipe("fp16", FP16, FP16),
         Recipe("int8", _INT8, _INT8),
         Recipe("int4", _INT4, _INT8),
+        Recipe("int8-exact", _INT8_EXACT, _INT8_EXACT),
+        Recipe("int4-exact", _INT4_EXACT, _INT8_EXACT),
         Recipe("int8-calibrated", _INT8, _INT8, calibrated=True),
         Recipe("int4-calibrated", _INT4, _INT8, calibrated=True),
         Recipe("w8a8", W8A8, _INT8, calibrated=True),
@@ -85,7 +95,7 @@ RECIPES = {
 }
 
 SUPPORTED = {
-    "ort-cpu": ("fp32", "fp16", "int8", "int4", "int8-calibrated", "int4-calibrated", "w8a8", "w8a8-static"),
+    "ort-cpu": tuple(RECIPES),
     "tensorrt/trt85": ("fp32", "w8a8-static"),
 }
 """Recipes per `Target.key`; a pair that is not here is refused before any work."""

@@ -25,7 +25,10 @@ from inference_pio.graphs.calibrated import CalibratedLinear
 from inference_pio.graphs.kv_scales import KvScales
 
 FACTS, LAYERS = "calibration.json", "layers"
-HEAD_STEP = "head.activation_scale"
+HEAD = "head"
+"""What the step of a static head's input is called by, since a tied head has no tensor."""
+TOWER_FILE = "vision.safetensors"
+"""Among the layers' files: `T.activation_scale` of the vision tower, where the recipe has static scales."""
 VERSION = 1
 
 
@@ -71,20 +74,29 @@ class Calibration:
         if codes is None or scales is None:
             return None
         columns = self._array(f"{tensor}.exact_columns")
-        step = self._array(f"{tensor}.activation_scale")
         if columns is not None and not (len(columns) == 0 or 0 <= columns.min() <= columns.max() < codes.shape[1]):
             raise BadInputError(f"the exact columns of '{tensor}' lie outside it: calibrate again")
-        if step is not None and not (step.shape == (1,) and step[0] > 0):
-            raise BadInputError(f"the activation scale of '{tensor}' is no positive number: calibrate again")
         return CalibratedLinear(
             read=lambda start, stop: (
                 self._reader.read_stored(codes, start, stop),
                 finite(scales, self._reader.read_rows(scales, start, stop)),
             ),
-            activation_scale=None if step is None else float(step[0]),
+            activation_scale=self.activation_scale(tensor),
             exact_columns=() if columns is None else tuple(int(i) for i in columns),
             exact=self._array(f"{tensor}.exact_weights"),
         )
+
+    def activation_scale(self, tensor: str) -> float | None:
+        """The static step of the input of the linear layer `tensor`, of the vision tower too; None without one."""
+        step = self._array(f"{tensor}.activation_scale")
+        if step is not None and not (step.shape == (1,) and step[0] > 0):
+            raise BadInputError(f"the activation scale of '{tensor}' is no positive number: calibrate again")
+        return None if step is None else float(step[0])
+
+    @property
+    def shows_images(self) -> bool:
+        """Whether it was made on images as well."""
+        return bool(self.facts.get("images"))
 
     def replaced(self, tensor: str) -> TensorInfo | None:
         """Where the new float32 values of a tensor stand, None for one that did not change."""
@@ -106,15 +118,13 @@ class Calibration:
 
     def head_step(self, layers: int) -> float:
         """The step of the head's input behind so many layers; raises BadInputError when it was not measured."""
-        step = self._array(HEAD_STEP)
+        step = self.activation_scale(HEAD)
         if step is None or layers != self.facts["layers"]:
             raise BadInputError(
                 f"{self.folder} has no activation scale for the head behind {layers} layers: calibrate again, with "
                 "this recipe, target and number of layers"
             )
-        if step.shape != (1,) or not step[0] > 0:
-            raise BadInputError(f"the activation scale of the head in {self.folder} is no positive number")
-        return float(step[0])
+        return step
 
     def close(self) -> None:
         """Close the files."""
@@ -131,7 +141,8 @@ class Calibration:
         arrays: dict[str, TensorInfo] = {}
         for layer in range(int(self.facts["layers"])):
             arrays |= read_header(self.folder / LAYERS / layer_file(layer))
-        return arrays
+        tower = self.folder / LAYERS / TOWER_FILE
+        return arrays | read_header(tower) if tower.is_file() else arrays
 
     def _array(self, name: str) -> np.ndarray | None:
         info = self._arrays.get(name)

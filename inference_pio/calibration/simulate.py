@@ -44,6 +44,8 @@ def _plain(tensor: str) -> str:
 
 
 def _round(graph: ir.Graph, before: ir.Node, x: ir.Value, choice: TapChoice, chosen: WeightFormat) -> ir.Value:
+    if chosen.activations is Activations.EXACT:
+        return x
     columns = choice.tap.columns
     add = _Adder(graph, before)
     mask = np.ones(columns, np.float32)

@@ -1,9 +1,11 @@
-"""Calibration text: windows of token ids, spread evenly over a user's text or over the bundled corpus."""
+"""Calibration samples: windows of token ids, spread evenly over a user's text or the bundled corpus, and scenes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,9 @@ from inference_pio.artifact.jsonfile import read_json_object
 from inference_pio.artifact.printable import printable
 from inference_pio.calibration.documents import Document, read_documents
 from inference_pio.calibration.fingerprint import TextFingerprint
+from inference_pio.calibration.scenes import Picture, Scene, SceneReader
 from inference_pio.errors import BadInputError
+from inference_pio.graphs.spec import VisionSpec
 from inference_pio.runtime.generation_defaults import GenerationDefaults
 from inference_pio.runtime.tokenizer import Tokenizer, read_config, token_text
 from inference_pio.runtime.values import checked_int
@@ -25,10 +29,11 @@ PART = 1 << 18
 class CalibrationText:
     """What a model is calibrated on.
 
-    `samples` are int64 token ids, each of exactly the asked length; `sha256` is of the content that they were taken
-    from; `name` is the file's name or "default". Where `is_default`, a caller says that the bundled corpus stands in
-    for the user's own text. `fingerprint` is of the whole content, not only of the samples: none of it may be verified
-    on.
+    `samples` are int64 token ids, each of exactly the asked length, `scenes` samples that show images and `pictures`
+    these images; `sha256` is of the content that they were taken from; `name` is the file's name or "default". Where
+    `is_default`, a caller says that the bundled corpus stands in for the user's own text. `fingerprint` (of documents
+    without images) and `images` (digests of the others' pixels) are of the whole content, not only of the samples: none
+    of it may be verified on.
     """
 
     samples: tuple[np.ndarray, ...]
@@ -36,33 +41,66 @@ class CalibrationText:
     name: str
     is_default: bool
     fingerprint: TextFingerprint
+    scenes: tuple[Scene, ...] = ()
+    images: tuple[str, ...] = ()
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """Those that the scenes show, each once."""
+        return tuple(dict.fromkeys(place.picture for scene in self.scenes for place in scene.places))
+
+    def in_turn(self) -> tuple[np.ndarray | Scene, ...]:
+        """Scenes and windows of text in turn, as long as there are both."""
+        pairs = zip_longest(self.scenes, self.samples)
+        return tuple(sample for pair in pairs for sample in pair if sample is not None)
 
 
-def read_calibration(source: str | Path, folder: Path, samples: int, length: int, vocab_size: int) -> CalibrationText:
+def read_calibration(
+    source: str | Path, folder: Path, samples: int, length: int, vocab_size: int, vision: VisionSpec | None = None
+) -> CalibrationText:
     """`samples` windows of `length` tokens from a file, or from the bundled corpus when `source` is "default".
 
-    A file is UTF-8 plain text, or JSON lines (`.jsonl`) of {"text": ...} or {"messages": [...]}. Tokenizer, chat
-    template and end-of-text token are those of the checkpoint in `folder`; `vocab_size` is the model's. Raises
-    BadInputError for a source that cannot be read or is too short, and for a tokenizer of another model.
+    A file is UTF-8 plain text, or JSON lines (`.jsonl`) of {"text": ...} or {"messages": [...]}, and where there is a
+    `vision` tower of examples (`calibration.examples`). Tokenizer, chat template and end-of-text token are those of the
+    checkpoint in `folder`; `vocab_size` is the model's. Where there are images, half of the samples show them, or as
+    many as one of the two kinds leaves to the other. Raises BadInputError for a source that cannot be read or is too
+    short, and for a tokenizer of another model.
     """
     checked_int("samples", samples, least=1)
     checked_int("length", length, least=1)
     tokenizer = Tokenizer.load(folder)
-    source_text = read_documents(source, folder)
-    stream = _tokens(source_text.documents, tokenizer, _end_of_text(folder, tokenizer))
+    source_text = read_documents(source, folder, sees=vision is not None)
+    plain = tuple(document for document in source_text.documents if not document.sees)
+    stream = _tokens(plain, tokenizer, _end_of_text(folder, tokenizer))
     highest = int(stream.max(initial=-1))
     if highest >= vocab_size:
         raise BadInputError(
             f"the tokenizer in {folder} gives token id {highest}, the model's vocabulary has {vocab_size} entries: "
             "it belongs to another model, restore it"
         )
+    scenes, seen = list[Scene](), list[str]()
+    if vision is not None and len(plain) < len(source_text.documents):
+        reader = SceneReader(folder, vision, tokenizer, max(length // 2, 1))
+        scenes, seen = reader.scenes((d for d in source_text.documents if d.sees), length), sorted(reader.seen)
+    texts = min(len(stream) // length, samples - min(len(scenes), samples // 2))
+    scenes = some(scenes, samples - texts)
     return CalibrationText(
-        samples=spread(stream, samples, length, source_text.name),
-        sha256=source_text.sha256,
+        samples=spread(stream, samples - len(scenes), length, source_text.name),
+        sha256=hashlib.sha256("\n".join([source_text.sha256, *seen]).encode()).hexdigest()
+        if seen
+        else source_text.sha256,
         name=source_text.name,
         is_default=source_text.is_default,
-        fingerprint=TextFingerprint.of_documents(document.text for document in source_text.documents),
+        fingerprint=TextFingerprint.of_documents(document.text for document in plain),
+        scenes=tuple(scenes),
+        images=tuple(seen),
     )
+
+
+def some(scenes: Sequence[Scene], count: int) -> list[Scene]:
+    """At most `count` of the scenes, at even distances from the first to the last."""
+    count = min(count, len(scenes))
+    return [scenes[index * (len(scenes) - 1) // max(count - 1, 1)] for index in range(count)]
 
 
 def spread(stream_T: np.ndarray, samples: int, length: int, name: str) -> tuple[np.ndarray, ...]:
@@ -71,6 +109,8 @@ def spread(stream_T: np.ndarray, samples: int, length: int, name: str) -> tuple[
     A single one lies in the middle. Raises BadInputError when the stream is too short.
     """
     tokens = len(stream_T)
+    if samples == 0:
+        return ()
     if tokens < samples * length:
         raise BadInputError(
             f"found {tokens // length} of {samples} samples of {length} tokens: calibration text {printable(name)} has "

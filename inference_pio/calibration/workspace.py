@@ -16,10 +16,11 @@ from safetensors.numpy import save_file
 from inference_pio.artifact.files import clear_folder, write_atomically
 from inference_pio.artifact.jsonfile import json_bytes
 from inference_pio.artifact.locking import FolderBusyError, FolderLock
-from inference_pio.calibration.result import FACTS, LAYERS, layer_file
+from inference_pio.calibration.result import FACTS, LAYERS, TOWER_FILE, layer_file
 from inference_pio.errors import BadInputError, ResourceLimitError
 
 KEY = "key.json"
+TOWER = "vision"
 
 
 class Workspace:
@@ -80,7 +81,19 @@ class Workspace:
     def save_layer(self, layer: int, result: tuple[dict[str, np.ndarray], dict[str, Any]]) -> None:
         """Store a layer's arrays and facts; the hidden states that it read are dropped."""
         arrays, facts = result
-        place = self.folder / LAYERS / layer_file(layer)
+        self._save(layer_file(layer), arrays)
+        write_atomically(self._facts_file(layer), lambda file: file.write(json_bytes(facts)))
+        self.drop_hidden(layer)
+
+    def save_tower(self, result: tuple[dict[str, np.ndarray], list[dict[str, Any]]]) -> None:
+        """Store the vision tower's arrays and facts; nothing where there are none."""
+        arrays, facts = result
+        if facts:
+            self._save(TOWER_FILE, arrays)
+            write_atomically(self._facts_file(TOWER), lambda file: file.write(json_bytes({"linears": facts})))
+
+    def _save(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+        place = self.folder / LAYERS / name
         temporary = place.with_suffix(".tmp")
         try:
             save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
@@ -89,17 +102,21 @@ class Workspace:
             temporary.replace(place)
         except SafetensorError as error:  # the library's own word for a failed write
             raise ResourceLimitError(
-                f"layer {layer} could not be written to {self.folder} ({error}): free some space, then run the same "
-                "command to go on"
+                f"{name} could not be written to {self.folder} ({error}): free some space, then run the same command "
+                "to go on"
             ) from error
         except OSError as error:
             raise _refused(self.folder, error) from error
-        write_atomically(self._facts_file(layer), lambda file: file.write(json_bytes(facts)))
-        self.drop_hidden(layer)
 
     def layer_facts(self, layer: int) -> dict[str, Any]:
         """What `save_layer` stored."""
         facts: dict[str, Any] = json.loads(self._facts_file(layer).read_bytes())
+        return facts
+
+    def tower_facts(self) -> list[dict[str, Any]]:
+        """What `save_tower` stored."""
+        file = self._facts_file(TOWER)
+        facts: list[dict[str, Any]] = json.loads(file.read_bytes())["linears"] if file.is_file() else []
         return facts
 
     def finish(self, facts: dict[str, Any]) -> None:
@@ -132,7 +149,7 @@ class Workspace:
     def _hidden(self, layer: int | str) -> Path:
         return self.folder / f"hidden.{layer}.bin"
 
-    def _facts_file(self, layer: int) -> Path:
+    def _facts_file(self, layer: int | str) -> Path:
         return self.folder / f"layer.{layer}.json"
 
 

@@ -70,7 +70,8 @@ class CalibrationBar:
             click.echo(f"going on after layer {done} of {total}, where an earlier run stopped", err=True)
         else:
             if self._bar is None:
-                self._bar = tqdm(total=total, unit="sample", desc="layers", disable=None)
+                self._bar = tqdm(total=total, unit="block" if phase == "images" else "sample", desc=phase, disable=None)
             self._bar.update(done - self._bar.n)
             if done == total:
                 self._bar.close()
+                self._bar = None

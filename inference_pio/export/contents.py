@@ -41,7 +41,7 @@ from inference_pio.export.graphs import Graphs
 from inference_pio.export.plan import Estimate, ExportPlan
 from inference_pio.graphs.blocks.rope import RopeSpec
 from inference_pio.graphs.parts import Part
-from inference_pio.graphs.rewrites.expert_kernels import rounds_activations
+from inference_pio.graphs.rewrites.linear_kernels import rounds_activations
 from inference_pio.graphs.spec import DecoderSpec, VisionSpec
 from inference_pio.graphs.table import Table
 from inference_pio.graphs.targets.target import RewriteReport
@@ -56,7 +56,7 @@ UNUSUAL = re.compile(r"[^A-Za-z0-9_.-]")
 NOT_IN_FINGERPRINT = re.compile(
     r"(licen[sc]e|notice|copying|use_policy).*|genai_config\.json|config\.json|calibration\.json", re.IGNORECASE
 )
-ROUNDING = {"MatMulNBits", "MatMulIntegerToFloat", "QuantizeLinear"}
+ROUNDING = {"MatMulIntegerToFloat", "QuantizeLinear"}
 """Operators whose activations are always rounded, by themselves or by the nodes before them."""
 PER_LAYER_KEYS = {"layer_types", "mlp_layer_types"}
 """Lists in config.json with one entry per layer."""

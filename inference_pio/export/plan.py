@@ -105,6 +105,11 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions, calibration: Cal
         raise BadInputError(f"--threads must be at least 1, not {threads}")
     if calibration is not None:
         calibration.check_source(checkpoint, spec.layers)
+        if options.kv_cache == "int8" and spec.vision is not None and not calibration.shows_images:
+            raise BadInputError(
+                f"{calibration.folder} was calibrated on text alone, and its steps would clip the keys and values of "
+                "images: calibrate on images too, or leave --kv-cache int8 out"
+            )
         recipe = recipe.with_exceptions(calibration.exceptions)
     return ExportPlan(
         architecture,
@@ -132,11 +137,6 @@ def check_kv_cache(checkpoint: Checkpoint, options: ExportOptions) -> None:
             raise BadInputError(
                 f"--kv-cache int8 is not available for {spec.model_type}: it caches latents, which no operator of "
                 f"{options.target} reads as int8: leave it out (a latent is small already)"
-            )
-        if spec.vision is not None:
-            raise BadInputError(
-                f"--kv-cache int8 is not available for {spec.model_type}: its steps come from text and would clip the "
-                "keys and values of images: leave it out"
             )
 
 

@@ -33,3 +33,6 @@ class CalibratedWeights(Protocol):
 
     def linear(self, tensor: str) -> CalibratedLinear | None:
         """The calibrated weight, or None where plain rounding applies."""
+
+    def activation_scale(self, tensor: str) -> float | None:
+        """The step of a static input, also where the weight is rounded plainly; None without one."""

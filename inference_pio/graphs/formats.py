@@ -14,17 +14,19 @@ BLOCK_SIZES = (128, 64, 32, 16)
 
 
 class Activations(Enum):
-    """How the input of a quantized product is rounded: by the blockwise kernel itself, per token, or by one scale."""
+    """How the input of a quantized product is rounded: by the blockwise kernel, per token, by one scale, or not."""
 
     BLOCK = "block"
     TOKEN = "token"
     STATIC = "static"
+    EXACT = "exact"
 
 
 @dataclass(frozen=True)
 class WeightFormat:
     """Storage of one weight: 32 or 16 bits floating point, 8 or 4 bits in blocks with a float32 scale each, or 8 bits
-    with a scale per output channel for integer products (`activations` TOKEN or STATIC, called w8a8).
+    with a scale per output channel for integer products (`activations` TOKEN or STATIC, called w8a8). Blocks are
+    multiplied by activations rounded to int8, or in the slower exact form by float32.
 
     `block_size` None takes the largest of 128, 64, 32 and 16 that divides the row length, else 32 with padding.
     """
@@ -35,26 +37,29 @@ class WeightFormat:
 
     @classmethod
     def parse(cls, text: str) -> WeightFormat:
-        """The format called `fp32`, `fp16`, `int8`, `int4`, with a block size `int4-block32`, `w8a8`, `w8a8-static`.
+        """The format called `fp32`, `fp16`, `int8`, `int4`, `int4-exact`, with a block size `int4-block32` or
+        `int4-exact-block32`, `w8a8`, `w8a8-static`.
 
         Raises BadInputError for other names.
         """
         if text in _INTEGER_PRODUCTS:
             return _INTEGER_PRODUCTS[text]
-        match = re.fullmatch(r"(?:(fp32|fp16)|(int[84])(?:-block(\d+))?)", text)
-        block = int(match[3]) if match and match[3] else None
+        match = re.fullmatch(r"(?:(fp32|fp16)|(int[84])(-exact)?(?:-block(\d+))?)", text)
+        block = int(match[4]) if match and match[4] else None
         if match is None or block not in (None, *BLOCK_SIZES):
             sizes = ", ".join(map(str, BLOCK_SIZES))
             raise BadInputError(
-                f"weight format '{text}' is not known: use fp32, fp16, w8a8, w8a8-static, int8, int4 or "
-                f"int4-blockN with N one of {sizes}"
+                f"weight format '{text}' is not known: use fp32, fp16, w8a8, w8a8-static, int8, int4, int4-exact, "
+                f"int4-blockN or int4-exact-blockN with N one of {sizes}"
             )
-        return cls(int((match[1] or match[2]).strip("fpint")), block)
+        activations = Activations.EXACT if match[3] else Activations.BLOCK
+        return cls(int((match[1] or match[2]).strip("fpint")), block, activations)
 
     def __str__(self) -> str:
         if self.integer_product:
             return next(name for name, known in _INTEGER_PRODUCTS.items() if known == self)
         kind = f"int{self.bits}" if self.quantized else f"fp{self.bits}"
+        kind += "-exact" if self.activations is Activations.EXACT else ""
         return kind if self.block_size is None else f"{kind}-block{self.block_size}"
 
     @property
@@ -64,7 +69,7 @@ class WeightFormat:
     @property
     def integer_product(self) -> bool:
         """Whether activations are integers too, with one scale per output channel of the weight."""
-        return self.activations is not Activations.BLOCK
+        return self.activations in (Activations.TOKEN, Activations.STATIC)
 
     def block(self, columns: int) -> int:
         """The block size for rows of `columns` elements; the last block of a row may be padded."""
@@ -78,7 +83,12 @@ class WeightFormat:
         return next((size for size in BLOCK_SIZES if size <= largest and columns % size == 0), None)
 
     def expert_block(self, *columns: int) -> int | None:
-        """The block size for weights with rows of these lengths; None when whole rows share a scale."""
+        """The block size for weights with rows of these lengths; None when whole rows share a scale.
+
+        They do in exact 8 bits: the operator of experts rounds the activations of every block of 8 bits.
+        """
+        if self.bits == 8 and self.activations is Activations.EXACT:
+            return None
         return self.gather_block(math.gcd(*columns))
 
     def for_experts(self) -> WeightFormat:

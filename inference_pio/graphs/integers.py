@@ -10,18 +10,8 @@ from functools import partial
 import numpy as np
 
 from inference_pio.graphs.calibrated import CalibratedLinear, CodeReader
+from inference_pio.graphs.rounding import round_channels
 from inference_pio.graphs.weights import Piece, Rows, bytes_of
-
-
-def round_rows(rows_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Symmetric rounding per row: int8 [N, K] in -127..127 and float32 scales [N], a value is code * scale.
-
-    A row whose scale is no normal float32 becomes zero: its inverse would be infinite.
-    """
-    scales = np.maximum(rows_NK.max(axis=1), -rows_NK.min(axis=1)) / np.float32(127)
-    scales[scales < np.finfo(np.float32).tiny] = 0
-    inverse = np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales != 0)
-    return np.clip(np.rint(rows_NK * inverse[:, None]), -127, 127).astype(np.int8), scales
 
 
 @dataclass(frozen=True)
@@ -44,7 +34,11 @@ class IntegerColumns:
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Codes int8 [rows, K] and scales float32 [rows]."""
-        return self.codes(start, stop) if self.codes is not None else round_rows(self.rows.read(start, stop))
+        return (
+            self.codes(start, stop)
+            if self.codes is not None
+            else round_channels(self.rows.read(start, stop), clip=False)
+        )
 
     def _fill(self, gathered: _Gathered, start: int, stop: int) -> Piece:
         try:
@@ -66,7 +60,7 @@ class IntegerRows:
             yield partial(self._piece, start, stop)
 
     def _piece(self, start: int, stop: int) -> Piece:
-        codes, scales = round_rows(self.rows.read(start, stop))
+        codes, scales = round_channels(self.rows.read(start, stop), clip=False)
         return Piece(bytes_of(codes), _positive(scales).tobytes())
 
 

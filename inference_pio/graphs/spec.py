@@ -124,6 +124,8 @@ class DecoderSpec:
     """The token table and the head, which recipes may treat more gently than the layers."""
     float_tensors: tuple[str, ...] = ("*.mlp.gate.weight",)
     """Patterns of tensors that no recipe rounds unless it names them: a router's rounding changes which experts run."""
+    sensitive_tensors: tuple[str, ...] = ()
+    """Patterns of tensors that recipes of 4 bits store in 8: few bytes that most of the error would come from."""
     prefix: str = "model"
     vision: VisionSpec | None = None
 
@@ -139,10 +141,6 @@ class DecoderSpec:
     def experts(self, layer: int) -> ExpertsSpec | None:
         """The experts of a layer, or None where it is dense."""
         return self.moe if self.sparse and self.sparse[layer] else None
-
-    def for_text(self) -> DecoderSpec:
-        """The same decoder for text alone, whose tokens have three positions that are one."""
-        return replace(self, vision=None, rope=replace(self.rope, sections=None))
 
     def truncated(self, layers: int) -> DecoderSpec:
         """The same decoder cut after its first `layers` layers."""

@@ -14,6 +14,7 @@ from inference_pio.artifact.bundle import Artifact
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError
 from inference_pio.runtime import Engine
+from inference_pio.verify.calibration_facts import refuse_calibrated_examples
 from inference_pio.verify.conclusion import Comparison
 from inference_pio.verify.examples import Examples, read_examples
 from inference_pio.verify.metrics import against_logits, compare, must_be_finite
@@ -29,6 +30,7 @@ PASSES = Passes(reference=True, simulation=False, twin=False)
 def compare_answers(artifact: Artifact, checkpoint: Checkpoint, options: VerifyOptions) -> Comparison:
     """The artifact and its checkpoint on the examples in `options.data`, by default the bundled drawings."""
     found = read_examples(options.data)
+    refuse_calibrated_examples(artifact, found.examples)
     original = Original(checkpoint, artifact.manifest, options)
     vocabulary = artifact.manifest.model.vocab_size
     with Engine.open(artifact.path, options.engine) as engine, Scratch(options.scratch, vocabulary, PASSES) as scratch:

@@ -1,13 +1,16 @@
-"""What an artifact carries of its calibration: the text's fingerprint, and errors per layer for the report."""
+"""What an artifact carries of its calibration: fingerprints of text and images, and errors per layer for the report."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.artifact.jsonfile import read_json_object
-from inference_pio.calibration.fingerprint import TextFingerprint
+from inference_pio.calibration.examples import Example
+from inference_pio.calibration.fingerprint import MATERIAL, TextFingerprint
 from inference_pio.calibration.result import FACTS
+from inference_pio.calibration.scenes import pixel_digest
 from inference_pio.errors import BadInputError
 
 
@@ -23,6 +26,24 @@ def refuse_calibrated(artifact: Artifact, text: str) -> None:
         raise BadInputError(
             f"{artifact.path} was calibrated on the verification text or a part of it: verify on another text"
         )
+
+
+def refuse_calibrated_examples(artifact: Artifact, examples: Sequence[Example]) -> None:
+    """As `refuse_calibrated`, for examples: by the pixels of their images, by their text where they show none."""
+    known = set(_images(calibration_of(artifact), artifact))
+    shown = {pixel_digest(file) for example in examples for file in example.files} if known else set()
+    both = len(known & shown)
+    if both > MATERIAL * min(len(known), len(shown)):
+        raise BadInputError(f"{artifact.path} was calibrated on {both} of the {len(shown)} images: verify on others")
+    refuse_calibrated(artifact, "\n".join(f"{e.prompt}\n{e.answer}" for e in examples if not e.files))
+
+
+def _images(facts: dict[str, Any] | None, artifact: Artifact) -> list[str]:
+    """Digests of the images that were calibrated on; raises BadInputError for anything else in their place."""
+    found = [] if facts is None else facts.get("images", [])
+    if not isinstance(found, list) or not all(isinstance(digest, str) for digest in found):
+        raise BadInputError(f"{artifact.path}/{FACTS} is damaged: export the artifact again")
+    return found
 
 
 def calibration_facts(artifact: Artifact) -> dict[str, Any] | None:

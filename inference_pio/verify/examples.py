@@ -6,30 +6,13 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from inference_pio.artifact.printable import printable
+from inference_pio.calibration.examples import EXAMPLE, Example, read_example
 from inference_pio.errors import BadInputError
 
 BUNDLED = Path(__file__).parent / "images" / "samples.jsonl"
 """The default: drawings that no training and no calibration has seen."""
 MAX_BYTES = 32 << 20
-EXAMPLE = '{"images": ["cat.png"], "prompt": "What is it?", "answer": "A cat."}'
-
-
-@dataclass(frozen=True)
-class Example:
-    """A prompt behind its images, and the answer whose tokens are judged."""
-
-    images: tuple[Path, ...]
-    prompt: str
-    answer: str
-
-    @property
-    def messages(self) -> list[dict[str, Any]]:
-        """The question as a conversation."""
-        parts: list[dict[str, Any]] = [{"type": "image", "image": str(image)} for image in self.images]
-        return [{"role": "user", "content": [*parts, {"type": "text", "text": self.prompt}]}]
 
 
 @dataclass(frozen=True)
@@ -65,7 +48,7 @@ def read_examples(file: Path | None) -> Examples:
     if not examples:
         raise BadInputError(f"{file} holds no examples: write lines such as {EXAMPLE}")
     digest = hashlib.sha256(content)
-    for path in dict.fromkeys(image for example in examples for image in example.images):
+    for path in dict.fromkeys(file for example in examples for file in example.files):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return Examples(name, digest.hexdigest(), examples)
 
@@ -75,15 +58,6 @@ def _example(line: str, where: str, folder: Path) -> Example:
         values = json.loads(line)
     except (ValueError, RecursionError):
         raise BadInputError(f"{where} is not valid JSON: write lines such as {EXAMPLE}") from None
-    if not isinstance(values, dict) or set(values) != {"images", "prompt", "answer"}:
-        raise BadInputError(f"{where} must be an object with images, prompt and answer, such as {EXAMPLE}")
-    images, prompt, answer = values["images"], values["prompt"], values["answer"]
-    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        raise BadInputError(f"{where}: images must be a list of files")
-    if not isinstance(prompt, str) or not isinstance(answer, str) or not answer:
-        raise BadInputError(f"{where}: prompt and answer must be texts, and the answer not empty")
-    paths = tuple(folder / image for image in images)
-    for path in paths:
-        if not path.is_file():
-            raise BadInputError(f"{where}: image {printable(str(path))} does not exist")
-    return Example(paths, prompt, answer)
+    if not isinstance(values, dict):
+        raise BadInputError(f"{where} is no JSON object: write lines such as {EXAMPLE}")
+    return read_example(values, where, folder)

@@ -36,7 +36,7 @@ def test_models_with_experts(model_type, recipe, tmp_path):
         assert "kl_mean against simulation" in {check.metric for check in found.gate.checks}
 
 
-@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe != "w8a8-static"])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_a_model_that_sees_is_judged_on_its_answers(recipe, tmp_path):
     found = report("qwen3_vl", recipe, tmp_path / "out", data=SAMPLES)
     assert found.passed, found.gate.failures

@@ -15,13 +15,13 @@ from safetensors.numpy import load_file, save_file
 from inference_pio.calibration.options import CalibrationOptions
 from inference_pio.calibration.pipeline import calibrate
 from inference_pio.calibration.recipes import RECIPES
-from inference_pio.calibration.rounding import dequantize_blocks
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError
 from inference_pio.export.options import ExportOptions
 from inference_pio.export.pipeline import export
 from inference_pio.graphs import weights
 from inference_pio.graphs.architectures import read_decoder
+from inference_pio.graphs.rounding import dequantize_blocks
 from inference_pio.verify.simulation import ArtifactWeights
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -20,7 +20,7 @@ from torch import nn
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.export.options import ExportOptions
 from inference_pio.export.pipeline import export
-from inference_pio.graphs.quantize import quantize_blocks
+from inference_pio.graphs.rounding import dequantize_blocks, round_blocks
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from shapes import original, reference_logits, write_shape
@@ -37,12 +37,8 @@ def block_of(columns: int) -> int:
 
 def rounded_weight(weight: torch.Tensor, bits: int, block: int) -> torch.Tensor:
     """The weight as its blocks of integers and scales say."""
-    rows, columns = weight.shape
-    data, scales = quantize_blocks(weight.numpy(), bits, block)
-    if bits == 4:
-        data = np.stack([data & 15, data >> 4], axis=-1).reshape(rows, len(scales[0]), block)
-    values = (data.astype(np.float32) - np.float32(2 ** (bits - 1))) * scales[:, :, None]
-    return torch.from_numpy(values.reshape(rows, -1)[:, :columns].copy())
+    data, scales = round_blocks(weight.numpy(), bits, block, clip=bits == 4)
+    return torch.from_numpy(dequantize_blocks(data, scales, bits, weight.shape[1]).copy())
 
 
 def round_activations(x: torch.Tensor, block: int) -> torch.Tensor:

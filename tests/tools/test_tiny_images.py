@@ -3,12 +3,15 @@
 import itertools
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from tiny_images import (
+    CALIBRATION_FOLDER,
+    CALIBRATION_SAMPLES,
     COLOURS,
     HELD_OUT_FOLDER,
     HELD_OUT_SAMPLES,
@@ -16,13 +19,16 @@ from tiny_images import (
     SHAPES,
     SIZES,
     Figure,
+    Sample,
+    calibration_samples,
     draw,
     held_out_samples,
     is_held_out,
     sample,
-    write_held_out,
+    write_samples,
 )
 
+from inference_pio.calibration.scenes import pixel_digest
 from inference_pio.verify.examples import read_examples
 
 
@@ -85,18 +91,34 @@ def test_a_seed_determines_a_sample() -> None:
     assert {len(sample(str(number)).images) for number in range(20)} == {1, 2}
 
 
-def test_the_bundled_samples_are_those_that_the_script_makes(tmp_path: Path) -> None:
-    write_held_out(tmp_path)
-    bundled = (HELD_OUT_FOLDER / "samples.jsonl").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("folder", "samples", "count"),
+    [
+        (HELD_OUT_FOLDER, held_out_samples, HELD_OUT_SAMPLES),
+        (CALIBRATION_FOLDER, calibration_samples, CALIBRATION_SAMPLES),
+    ],
+    ids=["held out", "calibration"],
+)
+def test_the_bundled_samples_are_those_that_the_script_makes(
+    folder: Path, samples: Callable[[], list[Sample]], count: int, tmp_path: Path
+) -> None:
+    write_samples(tmp_path, samples())
+    bundled = (folder / "samples.jsonl").read_text(encoding="utf-8")
     assert bundled == (tmp_path / "samples.jsonl").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in bundled.splitlines()]
-    assert len(lines) == HELD_OUT_SAMPLES
-    assert len(read_examples(HELD_OUT_FOLDER / "samples.jsonl").examples) == HELD_OUT_SAMPLES
-    for line, made in zip(lines, held_out_samples(), strict=True):
+    assert len(lines) == len(read_examples(folder / "samples.jsonl").examples) == count
+    for line, made in zip(lines, samples(), strict=True):
         assert (line["prompt"], line["answer"]) == (made.question, made.answer)
         for name, image in zip(line["images"], made.images, strict=True):
-            with Image.open(HELD_OUT_FOLDER / name) as stored:
+            with Image.open(folder / name) as stored:
                 assert stored.mode == "RGB" and stored.tobytes() == image.tobytes()
-    files = {path.name for path in (HELD_OUT_FOLDER / "png").iterdir()}
+    files = {path.name for path in (folder / "png").iterdir()}
     assert files == {Path(name).name for line in lines for name in line["images"]}
-    assert sum(path.stat().st_size for path in HELD_OUT_FOLDER.rglob("*") if path.is_file()) < 300_000
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 300_000
+
+
+def test_no_drawing_is_both_calibrated_and_verified_on() -> None:
+    digests = [
+        {pixel_digest(file) for file in (folder / "png").iterdir()} for folder in (HELD_OUT_FOLDER, CALIBRATION_FOLDER)
+    ]
+    assert all(len(found) > 100 for found in digests) and not digests[0] & digests[1]

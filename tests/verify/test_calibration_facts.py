@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.calibration.documents import CORPUS
+from inference_pio.calibration.examples import Example
+from inference_pio.calibration.fingerprint import TextFingerprint
+from inference_pio.calibration.scenes import pixel_digest
 from inference_pio.errors import BadInputError
 from inference_pio.verify import VerifyOptions, verify
-from inference_pio.verify.calibration_facts import calibration_facts
+from inference_pio.verify.calibration_facts import calibration_facts, refuse_calibrated_examples
+from inference_pio.verify.examples import read_examples
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +35,28 @@ def test_text_that_was_calibrated_on(
     with pytest.raises(BadInputError, match="was calibrated on the verification text"):
         verify(tiny_artifact("w8a8"), tiny, options)
     verify(tiny_artifact("int8"), tiny, options)  # was not calibrated
+
+
+def test_images_that_were_calibrated_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = read_examples(None).examples
+    digests = [pixel_digest(file) for example in found for file in example.files]
+    artifact = cast(Artifact, SimpleNamespace(path=tmp_path))
+
+    def refuse(images: object, examples: Sequence[Example] = found) -> None:
+        facts = {"images": images, "fingerprint": TextFingerprint.of("nothing of that kind").to_json()}
+        monkeypatch.setattr("inference_pio.verify.calibration_facts.calibration_of", lambda _: facts)
+        refuse_calibrated_examples(artifact, examples)
+
+    refuse([])
+    refuse([f"{number:016x}" for number in range(100)])
+    refuse([*digests[:4], *(f"{number:016x}" for number in range(1000))])
+    with pytest.raises(BadInputError, match="calibrated on 12 of the 151 images: verify on others"):
+        refuse([*digests[:12], *(f"{number:016x}" for number in range(1000))])
+    with pytest.raises(BadInputError, match="calibrated on 1 of the 151 images"):
+        refuse(digests[:1])  # all that was calibrated on
+    for damaged in ("x", [5], {"a": "b"}):
+        with pytest.raises(BadInputError, match="is damaged"):
+            refuse(damaged)
 
 
 def test_the_report_names_the_worst_layers(tiny: Path, tiny_artifact: Callable[[str], Path], tmp_path: Path) -> None:

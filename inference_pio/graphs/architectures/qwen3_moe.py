@@ -35,7 +35,12 @@ def read_config(config: ConfigReader) -> DecoderSpec:
     dense = read_gqa_decoder(
         config, "qwen3_moe", theta=10_000.0, windows=windows, qk_norm=True, qkv_bias=bias, output_bias=bias
     )
-    return replace(dense, moe=_read_experts(config), sparse=_sparse_layers(config, layers))
+    return replace(
+        dense,
+        moe=_read_experts(config),
+        sparse=_sparse_layers(config, layers),
+        sensitive_tensors=("model.layers.0.self_attn.*_proj.weight",),
+    )
 
 
 def _read_experts(config: ConfigReader) -> ExpertsSpec:

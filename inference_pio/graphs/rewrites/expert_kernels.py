@@ -18,13 +18,12 @@ from inference_pio.graphs.builder import MICROSOFT, GraphBuilder
 from inference_pio.graphs.formats import WeightFormat
 from inference_pio.graphs.integers import calibrated_codes
 from inference_pio.graphs.quantize import QuantizeRows
+from inference_pio.graphs.rewrites.linear_kernels import accuracy
 from inference_pio.graphs.rewrites.rewrite import LoweringContext, attribute, replace
 from inference_pio.graphs.spec import Scoring
 from inference_pio.graphs.weights import Recipe, Rows, StoreRows, holds_rows, stored_rows
 
 SCORINGS = {name: scoring for scoring, name in NAMES.items()}
-INT8_ACTIVATIONS = 4
-"""QMoE's accuracy_level: activations are rounded to int8 per row and block; 8 bits in blocks have no other kernel."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +92,6 @@ def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:
     graph.remove(match.node, safe=True)
 
 
-def rounds_activations(node: ir.Node) -> bool:
-    """Whether a node is a QMoE that rounds the activations of its experts."""
-    if (node.op_type, node.domain) != ("QMoE", MICROSOFT) or not attribute(node, "block_size", 0):
-        return False
-    return attribute(node, "expert_weight_bits") == 8 or attribute(node, "accuracy_level", 0) == INT8_ACTIVATIONS
-
-
 def _attributes(match: Match) -> dict[str, object]:
     """SwiGLU as `silu(gate) * up`, and the choice of experts."""
     return {
@@ -125,7 +117,7 @@ def _integers(
     block = chosen.expert_block(match.gate_up.tail[0], match.down.tail[0])
     attributes = _attributes(match) | {"expert_weight_bits": chosen.bits}
     if block is not None:
-        attributes |= {"block_size": block, "accuracy_level": INT8_ACTIVATIONS}
+        attributes |= {"block_size": block, **accuracy(chosen)}
     weights = [_quantized(b, match, rows, chosen.bits, block, context) for rows in (match.gate_up, match.down)]
     inputs = [match.x, choice_TE, *weights[0], None, *weights[1], None]
     if mix_TE is not None:

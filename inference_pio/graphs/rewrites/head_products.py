@@ -15,7 +15,7 @@ import onnx_ir as ir
 from inference_pio.graphs.builder import MICROSOFT, GraphBuilder
 from inference_pio.graphs.formats import WeightFormat
 from inference_pio.graphs.quantize import QuantizeRows
-from inference_pio.graphs.rewrites.linear_kernels import INT8_ACTIVATIONS, half_table
+from inference_pio.graphs.rewrites.linear_kernels import accuracy, half_table
 from inference_pio.graphs.rewrites.rewrite import LoweringContext, NoMatchError, attribute, producer, replace
 from inference_pio.graphs.source import tensor_of
 from inference_pio.graphs.weights import Recipe, Rows, holds_rows, stored_rows
@@ -74,13 +74,7 @@ def _by_head(b: GraphBuilder, match: Match, rows: Rows, chosen: WeightFormat) ->
         shape = (own.count, job.blocks, block * chosen.bits // 8)
         data = b.lazy(f"{own.label}.blocks", ir.DataType.UINT8, shape, Recipe(job, sources=own.parts))
         scales = b.lazy(f"{own.label}.scales", ir.DataType.FLOAT, shape[:2], Recipe(job, side=True))
-        attributes = {
-            "K": columns,
-            "N": own.count,
-            "bits": chosen.bits,
-            "block_size": block,
-            "accuracy_level": INT8_ACTIVATIONS,
-        }
+        attributes = {"K": columns, "N": own.count, "bits": chosen.bits, "block_size": block, **accuracy(chosen)}
         outputs.append(b.op("MatMulNBits", [x_B1SK, data, scales], attributes, domain=MICROSOFT))
     return b.op("Concat", outputs, {"axis": 1})
 

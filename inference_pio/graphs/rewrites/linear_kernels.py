@@ -9,14 +9,21 @@ import onnx_ir as ir
 
 from inference_pio.graphs.builder import MICROSOFT, GraphBuilder
 from inference_pio.graphs.calibrated import CodeReader
-from inference_pio.graphs.formats import WeightFormat
+from inference_pio.graphs.formats import Activations, WeightFormat
 from inference_pio.graphs.integers import calibrated_codes
 from inference_pio.graphs.quantize import QuantizeRows
-from inference_pio.graphs.rewrites.rewrite import LinearMatch, LoweringContext, NoMatchError, match_linear, replace
+from inference_pio.graphs.rewrites.rewrite import (
+    LinearMatch,
+    LoweringContext,
+    NoMatchError,
+    attribute,
+    match_linear,
+    replace,
+)
 from inference_pio.graphs.weights import Recipe, Rows, StoreRows, stored_rows
 
 INT8_ACTIVATIONS = 4
-"""MatMulNBits' accuracy_level: the kernel rounds activations to int8 per row and block."""
+"""The accuracy_level of MatMulNBits and QMoE at which they round activations to int8 per row and block."""
 
 
 def pattern(node: ir.Node) -> LinearMatch | None:
@@ -55,13 +62,7 @@ def _blocks(
     shape = (rows.count, count, block * chosen.bits // 8)
     data = stored_once(b, f"{name}.blocks", ir.DataType.UINT8, shape, Recipe(job, sources=rows.parts))
     scales = shared_scales(b, f"{name}.scales", job)
-    attributes = {
-        "K": columns,
-        "N": rows.count,
-        "bits": chosen.bits,
-        "block_size": block,
-        "accuracy_level": INT8_ACTIVATIONS,
-    }
+    attributes = {"K": columns, "N": rows.count, "bits": chosen.bits, "block_size": block, **accuracy(chosen)}
     inputs = [match.x, data, scales] + ([None, None, match.bias] if match.bias is not None else [])
     return b.op("MatMulNBits", inputs, attributes, domain=MICROSOFT)
 
@@ -73,6 +74,20 @@ def _floats(b: GraphBuilder, match: LinearMatch, rows: Rows, chosen: WeightForma
         weight = b.op("Cast", [half_table(b, rows)], {"to": int(ir.DataType.FLOAT)})
     y_BSN = b.op("FusedMatMul", [match.x, weight], {"transB": 1}, domain=MICROSOFT)
     return y_BSN if match.bias is None else b.op("Add", [y_BSN, match.bias], name="bias")
+
+
+def accuracy(chosen: WeightFormat) -> dict[str, int]:
+    """The attribute that lets MatMulNBits or QMoE round activations; without it they are left as they are."""
+    return {} if chosen.activations is Activations.EXACT else {"accuracy_level": INT8_ACTIVATIONS}
+
+
+def rounds_activations(node: ir.Node) -> bool:
+    """Whether a node is a product with blocks of integers, or a layer of experts, that rounds its activations."""
+    level = attribute(node, "accuracy_level", 0)
+    if (node.op_type, node.domain) == ("QMoE", MICROSOFT):  # 8 bits in blocks have no other kernel
+        eight = attribute(node, "expert_weight_bits") == 8
+        return bool(attribute(node, "block_size", 0)) and (eight or level == INT8_ACTIVATIONS)
+    return (node.op_type, node.domain) == ("MatMulNBits", MICROSOFT) and level == INT8_ACTIVATIONS
 
 
 def shared_scales(b: GraphBuilder, name: str, job: QuantizeRows) -> ir.Value:

@@ -41,7 +41,7 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
     found = context.calibrated_linears(rows)
     columns = found[0].exact_columns if found else ()
     with b.before(match.nodes[0]), b.scope(str(match.nodes[0].name)):
-        x = rounded(b, match.x, static_scale(found, rows), rows.tail[0], columns)
+        x = rounded(b, match.x, _step(context, rows, found), rows.tail[0], columns)
         y = b.op("MatMul", [x, _weight(b, match, rows, found)], name="product")
         if columns:
             y = b.op("Add", [y, exact_product(b, match, found, columns)], name="outer")
@@ -72,6 +72,16 @@ def channel_zeros(b: GraphBuilder, count: int) -> ir.Value:
             ir.Value(name=name, shape=ir.Shape([count]), type=ir.TensorType(ir.DataType.INT8), const_value=zeros)
         )
     return b.graph.initializers[name]
+
+
+def _step(context: LoweringContext, rows: Rows, found: list[CalibratedLinear]) -> float:
+    """The step of the activation; a vision tower's weights have one although they are rounded plainly."""
+    if found or context.calibrated is None:
+        return static_scale(found, rows)
+    step = context.calibrated.activation_scale(rows.parts[0][0])
+    if step is None:
+        raise BadInputError(f"{rows.label} has no calibrated activation scale: calibrate this checkpoint again")
+    return step
 
 
 def _weight(b: GraphBuilder, match: LinearMatch, rows: Rows, found: list[CalibratedLinear]) -> ir.Value:

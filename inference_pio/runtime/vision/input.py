@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from inference_pio.artifact.bundle import Artifact
@@ -12,6 +13,7 @@ from inference_pio.runtime.config import EngineConfig
 from inference_pio.runtime.memory import MemoryBudget
 from inference_pio.runtime.tokenizer import Tokenizer
 from inference_pio.runtime.vision.encoder import VisionEncoder
+from inference_pio.runtime.vision.features import Features
 from inference_pio.runtime.vision.messages import Video
 from inference_pio.runtime.vision.preprocess import Patches, Preprocessor
 from inference_pio.runtime.vision.prompt import PromptImages, expand
@@ -19,31 +21,29 @@ from inference_pio.runtime.vision.prompt import PromptImages, expand
 SIZES = ("patch_size", "temporal_patch_size", "merge_size")
 
 
-class VisionInput:
-    """Prepares the images of an artifact with a vision tower. Threads may share it."""
+class ImageReader:
+    """Prepares the images of a prompt for a model with a vision tower; `features` makes of patches what stands there.
+
+    Threads may share it.
+    """
 
     def __init__(
         self,
-        artifact: Artifact,
+        folder: Path,
         facts: VisionFacts,
         tokenizer: Tokenizer,
-        threads: int,
-        budget: MemoryBudget,
-        config: EngineConfig,
+        features: Callable[[Patches], Features],
+        max_tokens: int | None = None,
     ) -> None:
-        self.encoder = VisionEncoder(artifact, facts, threads, budget, config.image_cache_bytes)
-        self._facts, self._tokenizer = facts, tokenizer
-        self._preprocessor = Preprocessor(artifact.path, config.max_image_tokens)
+        """`folder` has the preprocessor's files; `max_tokens` as for `Preprocessor`."""
+        self._facts, self._tokenizer, self._features = facts, tokenizer, features
+        self._preprocessor = Preprocessor(folder, max_tokens)
         for rules in (self._preprocessor.image_rules, self._preprocessor.video_rules):
             if rules is not None and any(getattr(rules, size) != getattr(facts, size) for size in SIZES):
                 raise BadInputError(
-                    f"the images that {artifact.path} prepares are cut into other patches than its model takes: export "
-                    "it again"
+                    f"the images that {folder} prepares are cut into other patches than its model takes: export it "
+                    "again"
                 )
-
-    def close(self) -> None:
-        """Release the vision tower."""
-        self.encoder.close()
 
     def prepare(
         self, ids: Sequence[int], images: Sequence[Any], films: Sequence[Patches] = ()
@@ -53,7 +53,7 @@ class VisionInput:
         Raises BadInputError for images that cannot be used and for placeholders that do not fit them.
         """
         stills = [self._preprocessor.image(image, f"image {index}") for index, image in enumerate(images)]
-        expanded, placed = expand(ids, stills, films, self._facts, self.encoder.features)
+        expanded, placed = expand(ids, stills, films, self._facts, self._features)
         return expanded, placed if placed.frames else None
 
     def expand_videos(self, text: str, videos: Sequence[Video]) -> tuple[str, list[Patches]]:
@@ -94,3 +94,23 @@ class VisionInput:
         if word is None:
             raise BadInputError(f"tokenizer.json has no token {token_id}, which config.json names: restore the file")
         return word
+
+
+class VisionInput(ImageReader):
+    """Prepares the images of an artifact with a vision tower, and runs that. Threads may share it."""
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        facts: VisionFacts,
+        tokenizer: Tokenizer,
+        threads: int,
+        budget: MemoryBudget,
+        config: EngineConfig,
+    ) -> None:
+        self.encoder = VisionEncoder(artifact, facts, threads, budget, config.image_cache_bytes)
+        super().__init__(artifact.path, facts, tokenizer, self.encoder.features, config.max_image_tokens)
+
+    def close(self) -> None:
+        """Release the vision tower."""
+        self.encoder.close()

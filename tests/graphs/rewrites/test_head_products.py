@@ -14,9 +14,9 @@ from graph_cases import canonical as grouped
 from latent_cases import MLA, SPEC, Steps, arrays_of, canonical, lowered, spec_with
 
 from inference_pio.graphs.formats import FP16, FP32, W8A8, WeightFormat
-from inference_pio.graphs.quantize import quantize_blocks
 from inference_pio.graphs.rewrites import head_products
 from inference_pio.graphs.rewrites.rewrite import attribute
+from inference_pio.graphs.rounding import dequantize_blocks, round_blocks
 from inference_pio.graphs.weights import recipe_of
 
 IDS = some_ids(1, 20)
@@ -38,11 +38,8 @@ def test_float32_changes_nothing(tmp_path):
 
 def rounded(weight_NK: np.ndarray, bits: int, block: int) -> np.ndarray:
     """What blocks of integers make of a weight."""
-    data, scales = quantize_blocks(weight_NK, bits, block)
-    if bits == 4:
-        data = np.stack([data & 15, data >> 4], axis=-1).reshape(len(data), scales.shape[1], block)
-    values = (data.astype(np.float32) - np.float32(1 << (bits - 1))) * scales[:, :, None]
-    return values.reshape(len(data), -1)[:, : weight_NK.shape[1]]
+    data, scales = round_blocks(weight_NK, bits, block, clip=bits == 4)
+    return dequantize_blocks(data, scales, bits, weight_NK.shape[1])
 
 
 @pytest.mark.parametrize("spec", [SPEC, spec_with({"value_dim": 20})], ids=["same_sizes", "other_sizes"])

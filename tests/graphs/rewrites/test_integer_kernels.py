@@ -12,9 +12,10 @@ import pytest
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.calibrated import CalibratedLinear
 from inference_pio.graphs.formats import W8A8, W8A8_STATIC, WeightFormat
-from inference_pio.graphs.integers import IntegerColumns, round_rows, stacked
+from inference_pio.graphs.integers import IntegerColumns, stacked
 from inference_pio.graphs.rewrites import integer_kernels, pack_gate_up, pack_qkv
 from inference_pio.graphs.rewrites.rewrite import apply_rewrite, prune
+from inference_pio.graphs.rounding import round_channels
 from inference_pio.graphs.weights import recipe_of, stored_rows
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -37,7 +38,7 @@ class Calibrated:
         rows = self.arrays[tensor].copy()
         weights = rows[:, list(self.exact)]
         rows[:, list(self.exact)] = 0
-        codes, scales = round_rows(rows)
+        codes, scales = round_channels(rows, clip=False)
         return CalibratedLinear(lambda a, b: (codes[a:b], scales[a:b]), self.step, self.exact, weights)
 
 
@@ -124,12 +125,12 @@ def test_the_columns_hold_every_rounded_row(rows, columns):
     pieces = [work() for work in job.pieces()]
     codes = np.frombuffer(b"".join(bytes(p.data) for p in pieces), np.int8).reshape(columns, rows)
     scales = np.frombuffer(b"".join(p.side for p in pieces), np.float32)
-    expected = round_rows(values)
+    expected = round_channels(values, clip=False)
     assert np.array_equal(codes.T, expected[0]) and np.array_equal(scales, expected[1])
 
 
 def test_rows_are_rounded_to_their_own_range():
-    codes, scales = round_rows(np.array([[1, -127, 0.4], [0, 0, 0], [1e-40, 0, 0]], np.float32))
+    codes, scales = round_channels(np.array([[1, -127, 0.4], [0, 0, 0], [1e-40, 0, 0]], np.float32), clip=False)
     assert codes.tolist() == [[1, -127, 0], [0, 0, 0], [0, 0, 0]]
     assert scales.tolist() == [1, 0, 0]
 

@@ -8,15 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from inference_pio.calibration.rounding import (
+from inference_pio.errors import BadInputError
+from inference_pio.graphs.rounding import (
     RATIOS,
     dequantize_blocks,
     dequantize_channels,
     round_blocks,
     round_channels,
 )
-from inference_pio.errors import BadInputError
-from inference_pio.graphs.quantize import quantize_blocks
 
 LAYOUTS = [(64, 16), (64, 64), (40, 32), (33, 32), (1, 16), (129, 128), (31, 32)]
 
@@ -34,18 +33,101 @@ def error(rows_NK: np.ndarray, values_NK: np.ndarray, importance_K: np.ndarray |
     return ((rows_NK.astype(np.float64) - values_NK) ** 2 * importance_K).sum(axis=1)
 
 
+def slowly(row: list[float], bits: int, block: int) -> tuple[list[int], list[float]]:
+    """One row by the definition, number by number: levels in reading order, and a scale per block."""
+    levels: list[int] = []
+    scales: list[float] = []
+    for start in range(0, len(row), block):
+        values = row[start : start + block]
+        values += [0.0] * (block - len(values))
+        if bits == 8:
+            scale = np.float32(max(abs(v) for v in values)) / np.float32(127)
+        else:
+            high, low = max(values), min(values)
+            scale = np.float32(high if high > -low else low) / np.float32(-8)
+        scale = scale if abs(scale) >= np.finfo(np.float32).tiny else np.float32(0)
+        inverse = np.float32(1) / scale if scale else np.float32(0)
+        zero, top = 2 ** (bits - 1), 2**bits - 1
+        levels += [min(max(round(float(np.float32(v) * inverse)) + zero, 0), top) for v in values]
+        scales.append(float(scale))
+    return levels, scales
+
+
+def unpack(data: np.ndarray, bits: int) -> np.ndarray:
+    """Levels [N, blocks, block] of packed data."""
+    if bits == 8:
+        return data
+    return np.stack([data & 15, data >> 4], axis=-1).reshape(*data.shape[:2], -1)
+
+
 @pytest.mark.parametrize(("columns", "block"), LAYOUTS)
 @pytest.mark.parametrize("bits", [8, 4])
-def test_without_clipping_blocks_are_plain_rounding_bit_for_bit(bits, columns, block):
+def test_without_clipping_blocks_equal_the_definition(bits, columns, block):
     array = weights(9, columns)
     array[2], array[3], array[4, ::2], array[5] = 0, -0.0, 1e-39, np.abs(array[5])
     array[6, ::2], array[6, 1::2] = 0.7, -0.7
     for importance_K in (None, importance(columns)):
         data, scales = round_blocks(array, bits, block, False, importance_K)
-        expected, expected_scales = quantize_blocks(array, bits, block)
+        assert data.shape == (9, -(-columns // block), block * bits // 8)
         assert (data.dtype, scales.dtype) == (np.uint8, np.float32)
-        assert data.shape == expected.shape and data.tobytes() == expected.tobytes()
-        assert scales.shape == expected_scales.shape and scales.tobytes() == expected_scales.tobytes()
+        for row, levels, factors in zip(array.tolist(), unpack(data, bits), scales, strict=True):
+            expected, expected_scales = slowly(row, bits, block)
+            assert factors.tolist() == expected_scales
+            assert levels.reshape(-1).tolist() == expected
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_nothing_is_further_off_than_half_a_step(bits):
+    array = weights(20, 96)
+    data, scales = round_blocks(array, bits, 32, False)
+    error = np.abs(dequantize_blocks(data, scales, bits, 96) - array)
+    steps = np.repeat(np.abs(scales), 32, axis=1)
+    clipped = unpack(data, bits).reshape(20, -1) == 15 if bits == 4 else np.zeros(array.shape, bool)
+    assert (error <= steps * np.where(clipped, 1.0, 0.5) * 1.0001).all()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_padding_is_zero_and_changes_no_scale(bits):
+    array = weights(3, 40) + 5
+    data, scales = round_blocks(array, bits, 32, False)
+    assert (unpack(data, bits)[:, 1, 8:] == 2 ** (bits - 1)).all()
+    alone, alone_scales = round_blocks(np.ascontiguousarray(array[:, 32:]), bits, 16, False)
+    assert (scales[:, 1:] == alone_scales).all()
+    assert (unpack(data, bits)[:, 1:, :8] == unpack(alone, bits)[:, :, :8]).all()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("tiny", [0.0, -0.0, 1e-45, -1e-42, 1e-39, 1e-37])
+def test_blocks_of_zeros_and_of_almost_zeros_are_finite(bits, tiny):
+    array = np.full((2, 32), tiny, np.float32)
+    array[:, ::2] = 0
+    with np.errstate(all="raise", under="ignore"):
+        data, scales = round_blocks(array, bits, 16, False)
+    values = dequantize_blocks(data, scales, bits, 32)
+    assert np.isfinite(scales).all()
+    assert np.abs(values - array).max() <= max(abs(tiny), 1e-36)
+    assert (values[:, ::2] == 0).all()
+
+
+@pytest.mark.parametrize("value", [3.0e38, -3.0e38])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_largest_floats_do_not_overflow(bits, value):
+    array = np.zeros((1, 16), np.float32)
+    array[0, 5] = value
+    data, scales = round_blocks(array, bits, 16, False)
+    assert (
+        np.abs(dequantize_blocks(data, scales, bits, 16) / np.float32(3.0e38) - array / np.float32(3.0e38)).max() < 1e-5
+    )
+
+
+@pytest.mark.parametrize("extreme", [-2.0, 2.0])
+def test_the_largest_magnitude_is_kept_with_its_sign(extreme):
+    array = np.linspace(-1, 1, 16, dtype=np.float32)[None].copy()
+    array[0, 3] = extreme
+    for bits, level in ((4, 0), (8, 128 + 127 * int(np.sign(extreme)))):
+        data, scales = round_blocks(array, bits, 16, False)
+        assert unpack(data, bits)[0, 0, 3] == level
+        assert dequantize_blocks(data, scales, bits, 16)[0, 3] == pytest.approx(extreme, rel=1e-6)
 
 
 @given(
@@ -56,8 +138,6 @@ def test_without_clipping_blocks_are_plain_rounding_bit_for_bit(bits, columns, b
 @settings(max_examples=100, deadline=None)
 def test_any_finite_weights_stay_finite(array, bits, clip):
     data, scales = round_blocks(array, bits, 16, clip)
-    if not clip:
-        assert data.tobytes() == quantize_blocks(array, bits, 16)[0].tobytes()
     levels, channel_scales = round_channels(array, clip)
     with np.errstate(all="raise", under="ignore"):
         assert np.isfinite(dequantize_blocks(data, scales, bits, 20)).all()
@@ -94,12 +174,13 @@ def test_dequantized_blocks_are_what_the_layout_says():
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("bits", [8, 4])
-def test_clipping_finds_the_best_of_the_ratios_in_every_block(bits, weighted):
+def test_clipping_beats_the_best_of_all_ratios_in_every_block(bits, weighted):
+    """The search tries few of them where all errors weigh alike, but fits the best of those to its levels."""
     array, block = weights(20, 96), 32
     importance_K = importance(96) if weighted else None
     factor = importance_K if weighted else np.ones(96)
     data, scales = round_blocks(array, bits, block, True, importance_K)
-    plain = quantize_blocks(array, bits, block)[1]
+    plain = round_blocks(array, bits, block, False)[1]
     half = 2 ** (bits - 1)
     ratios = list(RATIOS) + ([-ratio * 8 / 7 for ratio in RATIOS] if bits == 4 else [])
     for b in range(3):
@@ -109,14 +190,28 @@ def test_clipping_finds_the_best_of_the_ratios_in_every_block(bits, weighted):
         for ratio in ratios:
             scale = plain[:, b : b + 1] * ratio
             tried.append(error(part, np.clip(np.rint(part / scale), -half, half - 1) * scale, weight))
-        values = dequantize_blocks(data[:, b : b + 1], scales[:, b : b + 1], bits, block)
-        assert error(part, values, weight) == pytest.approx(np.min(tried, axis=0), rel=1e-3)
+        found = error(part, dequantize_blocks(data[:, b : b + 1], scales[:, b : b + 1], bits, block), weight)
+        best = np.min(tried, axis=0)
+        assert (found < best * (1.001 if weighted or bits == 8 else 1.1)).all()
+        assert found.sum() < best.sum()
+
+
+def test_a_fitted_scale_is_that_of_least_squares():
+    """Values that are whole multiples of a step but for one that is far out and does not matter."""
+    levels = np.array([-8, 3, 1, -2, 5, 6, -4, 2, -1, 7, 4, -3, -6, -5, 2, 1], np.float32)
+    array = (levels * np.float32(0.0371))[None].copy()
+    array[0, 9] = 0.31  # its level is 7 all the same
+    importance_K = np.ones(16, np.float32)
+    importance_K[9] = 1e-6
+    data, scales = round_blocks(array, 4, 16, True, importance_K)
+    assert scales[0, 0] == pytest.approx(0.0371, rel=1e-5)
+    assert (unpack(data, 4)[0, 0] - 8.0 == levels).all()
 
 
 def test_four_bit_blocks_may_take_the_scale_of_the_opposite_sign():
     # -8 .. 7: the largest magnitude is positive, yet three values near -7.4 steps count for more.
     array = np.array([[7.5, -7.4, -7.4, -7.4, 1, -2, 3, -4, 5, -6, 2, 1, 4, -3, 2, -1]], np.float32)
-    plain = quantize_blocks(array, 4, 16)[1]
+    plain = round_blocks(array, 4, 16, False)[1]
     scales = round_blocks(array, 4, 16, True)[1]
     assert plain[0, 0] < 0 < scales[0, 0]
 
@@ -127,7 +222,7 @@ def test_clipping_lowers_the_weighted_error_clearly_at_four_bits(weighted):
     importance_K = importance(256) if weighted else None
     factor = importance_K if weighted else 1.0
     for block in (32, 128):
-        before = error(array, dequantize_blocks(*quantize_blocks(array, 4, block), 4, 256), factor)
+        before = error(array, dequantize_blocks(*round_blocks(array, 4, block, False), 4, 256), factor)
         after = error(array, dequantize_blocks(*round_blocks(array, 4, block, True, importance_K), 4, 256), factor)
         assert after.sum() < (0.9 if weighted else 0.95) * before.sum()
         assert (after <= before * 1.0001).all()
@@ -138,13 +233,13 @@ def test_clipping_gives_up_an_outlier_of_an_unimportant_channel(sign):
     array = np.random.default_rng(3).uniform(-1, 1, (4, 128)).astype(np.float32)
     array[:, 7] = 1.9 * sign
     importance_K = np.ones(128, np.float32)
-    assert (round_channels(array, True, importance_K)[1] == round_channels(array, False)[1]).all()
+    assert round_channels(array, True, importance_K)[1] == pytest.approx(round_channels(array, False)[1], rel=1e-2)
     importance_K[7] = 0
     levels, scales = round_channels(array, True, importance_K)
     assert (scales < 0.6 * round_channels(array, False)[1]).all()
     assert (levels[:, 7] == 127 * sign).all()
     data, block_scales = round_blocks(array, 8, 128, True, importance_K)
-    assert (block_scales[:, 0] < 0.6 * quantize_blocks(array, 8, 128)[1][:, 0]).all()
+    assert (block_scales[:, 0] < 0.6 * round_blocks(array, 8, 128, False)[1][:, 0]).all()
     assert (data[:, 0, 7] == (255 if sign > 0 else 0)).all()
 
 
@@ -155,7 +250,7 @@ def test_the_unit_of_importance_does_not_matter_and_zero_importance_is_plain():
         data, scales = round_blocks(array, 4, 32, True, importance_K.astype(np.float64) * unit)
         assert (data == reference[0]).all() and (scales == reference[1]).all()
     data, scales = round_blocks(array, 4, 32, True, np.zeros(64, np.float32))
-    assert (data == quantize_blocks(array, 4, 32)[0]).all()
+    assert (data == round_blocks(array, 4, 32, False)[0]).all()
 
 
 @pytest.mark.parametrize("clip", [False, True])
@@ -168,7 +263,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(clip, monkeypatch):
         assert all((np.concatenate(a) == b).all() for a, b in zip(zip(*apart, strict=True), blocks, strict=True))
         apart = [round_channels(part, clip, importance_K) for part in parts]
         assert all((np.concatenate(a) == b).all() for a, b in zip(zip(*apart, strict=True), channels, strict=True))
-    monkeypatch.setattr("inference_pio.calibration.rounding._PIECE", 300)
+    monkeypatch.setattr("inference_pio.graphs.rounding._PIECE", 300)
     again = round_blocks(np.asfortranarray(array), 4, 32, clip, importance_K)
     assert all((a == b).all() for a, b in zip(again, blocks, strict=True))
 
