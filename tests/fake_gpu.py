@@ -199,6 +199,7 @@ class FakeContext:
         self.engine, self.profile, self.device_memory = engine, -1, 0
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
+        self.reshaped = 0
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
         self.profile = profile
@@ -206,6 +207,7 @@ class FakeContext:
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         least, _, most = self.engine.facts["profiles"][self.profile][name]
+        self.reshaped += self.shapes.get(name) != tuple(shape)
         self.shapes[name] = tuple(shape)
         return len(shape) == len(least) and all(a <= b <= c for a, b, c in zip(least, shape, most, strict=True))
 
@@ -216,9 +218,10 @@ class FakeContext:
     def execute_async_v3(self, stream: int) -> bool:
         assert self.device_memory, "no memory for activations"
         runtime, session = self.engine.runtime, self.engine.session
-        shapes, addresses = dict(self.shapes), dict(self.addresses)
+        shapes, addresses, reshaped = dict(self.shapes), dict(self.addresses), self.reshaped
 
         def work() -> None:
+            assert self.reshaped == reshaped, "a graph is launched after its context was given other shapes"
             feeds = {}
             for name in self.engine.inputs:
                 size = int(np.prod(shapes[name])) * 4

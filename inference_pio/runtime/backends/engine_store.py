@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,7 +18,6 @@ from inference_pio.artifact.hashing import hash_file
 from inference_pio.artifact.jsonfile import json_bytes, read_json_object
 from inference_pio.artifact.manifest import FileHash, GraphFacts, Manifest
 from inference_pio.errors import BadInputError
-from inference_pio.runtime.backends.tensorrt_library import owned_by_user
 
 KEPT = 3
 """Folders of engines that are kept, the most recently used ones."""
@@ -102,7 +102,8 @@ class EngineStore:
 
     def _check_private(self) -> None:
         for folder in (self.root, self.folder):
-            if not owned_by_user(folder):
+            status = folder.stat()
+            if status.st_uid != os.getuid() or status.st_mode & 0o022:
                 raise BadInputError(
                     f"others can write to {folder}, and engines are code: remove it and run inference-pio build again"
                 )

@@ -6,7 +6,6 @@ Names were checked against the modules of 8.5.3.1 and against the bindings of 10
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,12 +132,6 @@ def context_over(tensorrt: Any, engine: Any, profile: int, scratch: int, size: i
 def engine_facts(tensorrt: Any, cuda: Cuda) -> dict[str, str]:
     """What an engine is bound to: the GPU's model and the exact version of TensorRT."""
     return {"gpu": cuda.name, "compute_capability": cuda.capability, "tensorrt": tensorrt.__version__}
-
-
-def owned_by_user(folder: Path) -> bool:
-    """Whether only this user can write to a folder."""
-    status = folder.stat()
-    return status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
 def _dotted(version: tuple[int, int]) -> str:
