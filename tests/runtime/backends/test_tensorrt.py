@@ -62,7 +62,7 @@ def test_decoding_is_recorded_once_per_block(gpu, built, cache):
 def test_a_graph_is_recorded_anew_when_its_buffers_moved(gpu, built, cache):
     params = SamplingParams(max_new_tokens=4, temperature=0, ignore_eos=True)
     with opened(built, cache, prefix_cache_bytes=0) as engine, opened(built, cache, "chain") as chain:
-        prompts = [PROMPT, PROMPT * 60, PROMPT]
+        prompts = [PROMPT, PROMPT * 15, PROMPT * 60, PROMPT]
         ours = [engine.generate(prompt, params).token_ids for prompt in prompts]
         assert ours == [chain.generate(prompt, params).token_ids for prompt in prompts]
 
