@@ -10,7 +10,7 @@ import onnx_ir as ir
 from inference_pio.graphs.builder import GraphBuilder
 from inference_pio.graphs.rewrites.cached_attention import Rows, attend, biases, make_past, make_present
 from inference_pio.graphs.rewrites.group_query_attention import mask_window
-from inference_pio.graphs.rewrites.rewrite import LoweringContext, NoMatchError, attribute
+from inference_pio.graphs.rewrites.rewrite import LoweringContext, NoMatchError, attribute, replace
 
 
 @dataclass(frozen=True)
@@ -56,5 +56,5 @@ def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:
         make_past(past, groups, size)
     for present, rows in zip(node.outputs[1:], (key, value), strict=True):
         make_present(present, rows, groups, size)
-    node.outputs[0].replace_all_uses_with(y_1SN)
+    replace(node.outputs[0], y_1SN)
     graph.remove(node, safe=True)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from inference_pio.graphs.builder import GraphBuilder
 from inference_pio.graphs.rewrites.cached_attention import Rows, attend, biases, make_past, make_present
 from inference_pio.graphs.rewrites.group_query_attention import mask_window
-from inference_pio.graphs.rewrites.rewrite import LoweringContext, NoMatchError, attribute, producer
+from inference_pio.graphs.rewrites.rewrite import LoweringContext, NoMatchError, attribute, producer, replace
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,6 @@ def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:
         y_1HSW = b.op("Reshape", [attend(b, q_11MW, parts), b.const([1, heads, -1, width])], name="by_head")
     make_past(past_1P1W, 1, width)
     make_present(match.append.outputs[0], rows, 1, width)
-    node.outputs[0].replace_all_uses_with(y_1HSW)
+    replace(node.outputs[0], y_1HSW)
     graph.remove(node, safe=True)
     graph.remove(match.append, safe=True)

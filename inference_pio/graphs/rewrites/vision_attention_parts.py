@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from inference_pio.graphs.builder import GraphBuilder
-from inference_pio.graphs.rewrites.rewrite import LoweringContext, NoMatchError, attribute
+from inference_pio.graphs.rewrites.rewrite import LoweringContext, NoMatchError, attribute, replace
 
 
 def pattern(node: ir.Node) -> ir.Node | None:
@@ -34,5 +34,5 @@ def rewrite(graph: ir.Graph, match: ir.Node, context: LoweringContext) -> None:
         y_IHPD = b.op("MatMul", [shares, v_IHPD], name="seen")
         y_IPHD = b.op("Transpose", [y_IHPD], {"perm": [0, 2, 1, 3]})
         y_IPC = b.op("Reshape", [y_IPHD, b.const([0, 0, -1])], name="side_by_side")
-    match.outputs[0].replace_all_uses_with(y_IPC)
+    replace(match.outputs[0], y_IPC)
     graph.remove(match, safe=True)

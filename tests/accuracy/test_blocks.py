@@ -1,0 +1,49 @@
+"""Artifacts for TensorRT 8.5, dense and hybrid, keep their gates when their blocks run on ONNX Runtime."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from inference_pio.artifact.bundle import Artifact
+from inference_pio.tiny import tiny_checkpoint
+from inference_pio.verify import VerifyOptions, verify
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from block_cases import export_blocks, open_chain
+
+SAMPLES = Path(__file__).parents[2] / "inference_pio/verify/images/samples.jsonl"
+TEXT = {"calibration": "default", "calibration_samples": 16, "calibration_length": 192}
+
+
+@pytest.mark.parametrize("model_type", ["qwen3", "qwen3_moe", "glm4_moe_lite", "qwen3_vl"])
+def test_static_int8_keeps_its_gates(model_type, tmp_path):
+    checkpoint = tiny_checkpoint(model_type)
+    sees = model_type == "qwen3_vl"
+    out = export_blocks(checkpoint, tmp_path / "out", "auto", **TEXT)
+    options = VerifyOptions(backend="chain", threads=1, positions=512, data=SAMPLES if sees else None)
+    found = verify(out, checkpoint, options)
+    assert found.passed, found.gate.failures
+    checks = {check.metric for check in found.gate.checks}
+    assert sees or {"kl_mean against simulation", "kl_mean to simulation"} <= checks
+    with open_chain(out) as engine:
+        assert len(engine.generate("def f(").token_ids) > 0
+    _is_explicitly_quantized(Artifact.open(out))
+
+
+def _is_explicitly_quantized(artifact: Artifact) -> None:
+    """Products of blocks and head take both inputs from DequantizeLinear, or none; the large weights are int8."""
+    for graph in artifact.manifest.graphs:
+        if graph.role not in ("block", "head"):
+            continue
+        model = onnx.load(artifact.file(graph.file), load_external_data=False).graph
+        made = {name: node.op_type for node in model.node for name in node.output}
+        products = [node for node in model.node if node.op_type in ("MatMul", "Conv")]
+        sides = [{made.get(name) for name in node.input} for node in products]
+        assert all("DequantizeLinear" not in side or side == {"DequantizeLinear"} for side in sides)
+        quantized = sum(side == {"DequantizeLinear"} for side in sides)
+        assert quantized == (1 if graph.role == "head" else sum("columns" in i.name for i in model.initializer))
+        assert quantized > 0
