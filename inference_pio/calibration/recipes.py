@@ -97,15 +97,16 @@ RECIPES = {
 SUPPORTED = {
     "ort-cpu": tuple(RECIPES),
     "tensorrt/trt85": ("fp32", "w8a8-static"),
+    "tensorrt/modern": ("fp32", "w8a8-static"),
 }
 """Recipes per `Target.key`; a pair that is not here is refused before any work."""
 
 
-AUTO = {"ort-cpu": "w8a8", "tensorrt/trt85": "w8a8-static"}
+AUTO = {"ort-cpu": "w8a8", "tensorrt/trt85": "w8a8-static", "tensorrt/modern": "w8a8-static"}
 """What `auto` means per `Target.key`: the fastest recipe that stays the same model."""
 
 
-UNIFORM = ("tensorrt/trt85",)
+UNIFORM = ("tensorrt/trt85", "tensorrt/modern")
 """Targets that know no blockwise formats: token table and head take the layers' format too."""
 
 

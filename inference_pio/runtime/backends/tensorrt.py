@@ -12,6 +12,7 @@ from typing import Any
 from inference_pio.artifact.manifest import GraphFacts, Manifest
 from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.runtime.backends import tensorrt_library as library
+from inference_pio.runtime.backends.blocks import writes_in_place
 from inference_pio.runtime.backends.cuda_library import Cuda, open_cuda
 from inference_pio.runtime.backends.engine_store import EngineStore, graph_hash
 from inference_pio.runtime.backends.tensorrt_state import TensorRTBlockState
@@ -32,6 +33,7 @@ class TensorRTBlocks:
         self.spec = manifest.cache
         self.hidden_size, self.vocab_size = manifest.model.hidden_size, manifest.model.vocab_size
         self.graphs = [graph for graph in manifest.graphs if graph.role in ("block", "head")]
+        self.in_place = writes_in_place(self.graphs)
         store = EngineStore(cache_dir, manifest, library.engine_facts(self.trt, self.cuda))
         files = [self._checked(store, manifest, graph) for graph in self.graphs]
         self._check_memory(files)
@@ -101,13 +103,18 @@ def _check_engine(trt: Any, engine: Any, graph: GraphFacts, file: Path) -> None:
     """Raise BadInputError unless inputs, outputs and types are those of the manifest and both profiles are there."""
     names = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
     listed = {value.name for value in (*graph.inputs, *graph.outputs)}
-    plain = all(engine.get_tensor_dtype(name) == trt.DataType.FLOAT for name in names)
-    if names != listed or not plain or engine.num_optimization_profiles != DECODE + 1:
+    types = {"float32": "FLOAT", "int64": "INT64"}
+    typed = names == listed and all(
+        engine.get_tensor_dtype(value.name) == getattr(trt.DataType, types.get(value.dtype, ""), None)
+        for value in (*graph.inputs, *graph.outputs)
+    )
+    if not typed or engine.num_optimization_profiles != DECODE + 1:
         raise BadInputError(f"{file} has other inputs, outputs or profiles than {graph.file}: build it again")
 
 
 def _most_rows(engine: Any, graph: GraphFacts) -> int:
     """The most cache rows that an engine takes in both profiles; a head, which has no cache, takes any."""
     past = [value.name for value in graph.inputs if value.name.startswith("past_key_values.")]
-    rows = [engine.get_tensor_profile_shape(name, profile)[2][1] for name in past for profile in (PREFILL, DECODE)]
+    axis = 2 if writes_in_place([graph]) else 1
+    rows = [engine.get_tensor_profile_shape(name, profile)[2][axis] for name in past for profile in (PREFILL, DECODE)]
     return min(rows, default=1 << 62)

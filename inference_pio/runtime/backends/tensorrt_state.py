@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inference_pio.artifact.manifest import CACHE_ITEM_BYTES
 from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
 from inference_pio.runtime.backends.blocks import Step
-from inference_pio.runtime.backends.cuda_library import ON_DEVICE, TO_DEVICE, TO_HOST, Cuda
+from inference_pio.runtime.backends.cuda_library import ON_DEVICE, TO_DEVICE, TO_HOST
+from inference_pio.runtime.backends.device_caches import CACHE, DeviceBuffers, DeviceCaches
 
 if TYPE_CHECKING:
     from inference_pio.runtime.backends.tensorrt import TensorRTBlocks
 
 FLOAT = 4
 """Bytes of a value that goes in or out of an engine."""
-CACHE, PRESENT = "past_key_values.", "present."
+PRESENT = "present."
 HIDDEN, NEXT_HIDDEN, EXPERTS_INPUT, EXPERTS_OUTPUT = (
     "hidden_states",
     "next_hidden_states",
@@ -26,55 +26,16 @@ HIDDEN, NEXT_HIDDEN, EXPERTS_INPUT, EXPERTS_OUTPUT = (
 )
 
 
-class DeviceBuffers:
-    """Named pieces of device memory that grow; `size` is what they take in all."""
-
-    def __init__(self, cuda: Cuda) -> None:
-        self._cuda = cuda
-        self._held: dict[str, tuple[int, int]] = {}
-        self.moved = 0
-        """How often an address has changed: what was recorded with the old one must not be launched any more."""
-
-    def address(self, name: str, size: int = 0) -> int:
-        """Where `name` is, with room for at least `size` bytes; what it held is lost when it grows."""
-        address, held = self._held.get(name, (0, 0))
-        if size > held or not address:
-            self._drop(name)
-            address = self._cuda.allocate(size, f"'{name}'")
-            self._held[name] = address, size
-            self.moved += 1
-        return address
-
-    def replace(self, name: str, address: int, size: int) -> None:
-        """Hold another piece of memory under a name, and free the one before it."""
-        self._drop(name)
-        self._held[name] = address, size
-        self.moved += 1
-
-    def release(self) -> None:
-        for name in list(self._held):
-            self._drop(name)
-
-    def _drop(self, name: str) -> None:
-        address, _ = self._held.pop(name, (0, 0))
-        if address:
-            self._cuda.free(address)
-
-
 class TensorRTBlockState:
-    """Caches [1, capacity, G, D] on the device, by the part of their name behind `past_key_values.`"""
+    """The buffers of one sequence, and what was recorded with them."""
 
     def __init__(self, blocks: TensorRTBlocks) -> None:
         self._blocks, self._cuda, self._stream = blocks, blocks.cuda, blocks.stream
-        self._spec = spec = blocks.spec
-        self._row = spec.kv_heads * spec.head_dim * CACHE_ITEM_BYTES[spec.dtype]
-        self._names = [f"{layer}.{kind}" for layer in range(spec.layers) for kind in spec.kinds]
         self._buffers = DeviceBuffers(self._cuda)
+        self._caches = DeviceCaches(self._cuda, self._buffers, blocks.spec, blocks.in_place, self._stream)
         self._shapes: dict[str, tuple[int, ...]] = {}
         """Of the inputs that are the same for all blocks."""
         self._step: Step | None = None
-        self._size = 0
-        """Bytes of one cache."""
         self._turn = 0
         """Which of the two buffers holds the hidden states."""
         self._graphs: dict[tuple[int, int], tuple[tuple[int, int], int]] = {}
@@ -88,16 +49,7 @@ class TensorRTBlockState:
                 "them again with a larger --max-context"
             )
         self._cuda.use()
-        size, kept = capacity * self._row, used * self._row
-        self._check_memory(size, capacity)
-        for name in self._names:
-            new = self._cuda.allocate(size, f"a cache of {capacity} rows")
-            self._cuda.clear(new + kept, size - kept, self._stream)
-            if kept:
-                self._cuda.copy(new, self._buffers.address(CACHE + name), kept, ON_DEVICE, self._stream)
-                self._cuda.synchronize(self._stream)
-            self._buffers.replace(CACHE + name, new, size)
-        self._size = size
+        self._caches.reserve(capacity, used)
 
     def start(self, step: Step) -> None:
         if self._blocks.closed:
@@ -113,8 +65,9 @@ class TensorRTBlockState:
         step, graph = self._current(), self._blocks.graphs[index]
         self._run(index, step)
         for value in graph.outputs:
-            if value.name.startswith(PRESENT):
-                self._append(value.name, step)
+            if value.name.startswith(PRESENT) and not self._blocks.in_place:
+                rows, cache = self._buffers.address(value.name), CACHE + value.name.removeprefix(PRESENT)
+                self._caches.append(cache, rows, step.length, step.count)
         self._turn = 1 - self._turn
         if not any(value.name == EXPERTS_INPUT for value in graph.outputs):
             return None
@@ -142,21 +95,11 @@ class TensorRTBlockState:
 
     def save(self, start: int, stop: int) -> np.ndarray:
         self._cuda.use()
-        shape = (len(self._names), stop - start, self._spec.kv_heads, self._spec.head_dim)
-        payload = np.empty(shape, self._spec.dtype)
-        for array, name in zip(payload, self._names, strict=True):
-            source = self._buffers.address(CACHE + name) + start * self._row
-            self._cuda.copy(array.ctypes.data, source, array.nbytes, TO_HOST, self._stream)
-        self._cuda.synchronize(self._stream)
-        return payload
+        return self._caches.save(start, stop)
 
     def restore(self, payload: np.ndarray, start: int, stop: int) -> None:
         self._cuda.use()
-        held = np.ascontiguousarray(payload)
-        for array, name in zip(held, self._names, strict=True):
-            target = self._buffers.address(CACHE + name) + start * self._row
-            self._cuda.copy(target, array.ctypes.data, array.nbytes, TO_DEVICE, self._stream)
-        self._cuda.synchronize(self._stream)
+        self._caches.restore(payload, start, stop)
 
     def release(self) -> None:
         self._cuda.use()
@@ -206,18 +149,18 @@ class TensorRTBlockState:
 
     def _bind(self, context: Any, index: int, step: Step) -> None:
         """Tell a context the shapes of a step and where everything is."""
-        graph, spec = self._blocks.graphs[index], self._spec
+        graph = self._blocks.graphs[index]
         hidden = (1, step.count, self._blocks.hidden_size)
         for value in graph.inputs:
             name = value.name
-            shape = self._shapes.get(name, hidden)
-            if name.startswith(CACHE):
-                shape = (1, step.bound, spec.kv_heads, spec.head_dim)
+            shape = self._caches.shape(step.bound) if name.startswith(CACHE) else self._shapes.get(name, hidden)
             self._input(context, name, shape, self._buffers.address(self._held(name)))
         for value in graph.outputs:
             name = value.name
-            size = step.count * (self._row if name.startswith(PRESENT) else self._blocks.hidden_size * FLOAT)
-            context.set_tensor_address(name, self._buffers.address(self._held(name), size))
+            size = step.count * (self._caches.row_bytes if name.startswith(PRESENT) else hidden[-1] * FLOAT)
+            if name.startswith(PRESENT) and self._blocks.in_place:
+                name, size = CACHE + name.removeprefix(PRESENT), 0
+            context.set_tensor_address(value.name, self._buffers.address(self._held(name), size))
 
     def _held(self, name: str) -> str:
         """The buffer behind an input or output; hidden states go back and forth between two."""
@@ -228,19 +171,13 @@ class TensorRTBlockState:
         if not context.set_input_shape(name, shape) or not context.set_tensor_address(name, address):
             raise InferencePioError(f"TensorRT refuses {name} of shape {list(shape)}: {self._blocks.error()}")
 
-    def _append(self, name: str, step: Step) -> None:
-        """Put new rows behind those in use."""
-        cache = self._buffers.address(CACHE + name.removeprefix(PRESENT))
-        target = cache + step.length * self._row
-        self._cuda.copy(target, self._buffers.address(name), step.count * self._row, ON_DEVICE, self._stream)
-
     def _enqueue(self, context: Any, file: str) -> None:
         if not context.execute_async_v3(self._stream):
             raise InferencePioError(f"TensorRT failed in {file}: {self._blocks.error()}")
 
     def _send(self, name: str, array: np.ndarray) -> None:
         """Copy an array to the device; CUDA has read pageable memory when the call returns."""
-        held = np.ascontiguousarray(array, np.float32)
+        held = np.ascontiguousarray(array)
         target = self._buffers.address(name, held.nbytes)
         self._cuda.copy(target, held.ctypes.data, held.nbytes, TO_DEVICE, self._stream)
 
@@ -257,16 +194,6 @@ class TensorRTBlockState:
         self._cuda.copy(address, self._buffers.address(name), size, TO_HOST, self._stream)
         self._cuda.synchronize(self._stream)
         return view[:size].view(np.float32).reshape(shape)
-
-    def _check_memory(self, size: int, capacity: int) -> None:
-        """Raise ResourceLimitError unless caches of `size` bytes fit; they replace the old ones one after the other."""
-        needed = (len(self._names) - 1) * (size - self._size) + size
-        free, _ = self._cuda.free_and_total()
-        if needed > free:
-            raise ResourceLimitError(
-                f"a cache of {capacity} rows needs {needed // 10**6} MB more of GPU memory and {free // 10**6} MB are "
-                "free: ask for fewer tokens, or open with a smaller max_context"
-            )
 
     def _current(self) -> Step:
         assert self._step is not None
