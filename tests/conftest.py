@@ -60,14 +60,22 @@ def vision_artifact(vision_checkpoint: Path, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="session")
 def trt85_artifact(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`trt85_artifact("fp32")`: the tiny checkpoint for TensorRT 8.5, two layers to a block, once per session."""
-    folder = tmp_path_factory.mktemp("trt85_artifacts")
+    return _block_artifacts(tiny, tmp_path_factory.mktemp("trt85_artifacts"), "sm61")
 
+
+@pytest.fixture(scope="session")
+def modern_artifact(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """As `trt85_artifact`, for TensorRT 10.15 and newer."""
+    return _block_artifacts(tiny, tmp_path_factory.mktemp("modern_artifacts"), "sm86")
+
+
+def _block_artifacts(tiny: Path, folder: Path, hardware: str) -> Callable[[str], Path]:
     def make(precision: str) -> Path:
         out = folder / precision
         if not out.exists():
             text = "default" if RECIPES[precision].calibrated else None
             few = {"calibration_samples": 8, "calibration_length": 64}
-            where = {"target": "tensorrt", "hardware": "sm61", "block_layers": 2}
+            where = {"target": "tensorrt", "hardware": hardware, "block_layers": 2}
             export(tiny, out, ExportOptions(precision=precision, calibration=text, **few, **where))
         return out
 

@@ -168,8 +168,14 @@ class FakeDriver:
 class FakeEngine:
     """What deserializing gives."""
 
-    def __init__(self, facts: dict[str, Any], runtime: FakeRuntime) -> None:
+    def __init__(self, facts: dict[str, Any], runtime: FakeRuntime, modern: bool) -> None:
         self.facts, self.runtime = facts, runtime
+        if modern:
+            self.device_memory_size_v2 = 4096
+            self.create_execution_context = lambda strategy: ModernContext(self)
+        else:
+            self.device_memory_size = 4096
+            self.create_execution_context_without_device_memory = lambda: FakeContext(self)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(facts["onnx"], options, providers=["CPUExecutionProvider"])
@@ -177,19 +183,16 @@ class FakeEngine:
         self.outputs = [value.name for value in self.session.get_outputs()]
         self.num_io_tensors = len(self.inputs) + len(self.outputs)
         self.num_optimization_profiles = len(facts["profiles"])
-        self.device_memory_size = 4096
+        self.types = {value.name: value.type for value in (*self.session.get_inputs(), *self.session.get_outputs())}
 
     def get_tensor_name(self, index: int) -> str:
         return [*self.inputs, *self.outputs][index]
 
     def get_tensor_dtype(self, name: str) -> str:
-        return "FLOAT"
+        return {"tensor(float)": "FLOAT", "tensor(int64)": "INT64"}[self.types[name]]
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[list[int]]:
         return self.facts["profiles"][profile][name]
-
-    def create_execution_context_without_device_memory(self) -> FakeContext:
-        return FakeContext(self)
 
 
 class FakeContext:
@@ -224,14 +227,22 @@ class FakeContext:
             assert self.reshaped == reshaped, "a graph is launched after its context was given other shapes"
             feeds = {}
             for name in self.engine.inputs:
-                size = int(np.prod(shapes[name])) * 4
+                dtype = np.dtype(np.int64 if self.engine.get_tensor_dtype(name) == "INT64" else np.float32)
+                size = int(np.prod(shapes[name])) * dtype.itemsize
                 memory = ctypes.string_at(runtime.view(addresses[name], size), size)
-                feeds[name] = np.frombuffer(memory, np.float32).reshape(shapes[name])
+                feeds[name] = np.frombuffer(memory, dtype).reshape(shapes[name])
             for name, array in zip(self.engine.outputs, session.run(None, feeds), strict=True):
                 ctypes.memmove(runtime.view(addresses[name], array.nbytes), array.ctypes.data, array.nbytes)
 
         runtime.enqueue(work)
         return True
+
+
+class ModernContext(FakeContext):
+    """As TensorRT 10 has it."""
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        self.device_memory = address
 
 
 class FakeGpu:
@@ -240,6 +251,7 @@ class FakeGpu:
     def __init__(self, runtime: FakeRuntime) -> None:
         self.runtime = runtime
         self.configs: list[dict[str, Any]] = []
+        self.strongly_typed: list[bool] = []
         self.refuse = ""
         """When set, the builder raises PolygraphyException with this text."""
 
@@ -258,6 +270,7 @@ def install(monkeypatch: pytest.MonkeyPatch, version: str = "8.5.3.1", runtime: 
 def _tensorrt(gpu: FakeGpu, version: str) -> Any:
     module: Any = types.ModuleType("tensorrt")
     module.__version__, module.__file__ = version, __file__
+    modern = int(version.split(".")[0]) >= 10
     module.__spec__ = ModuleSpec("tensorrt", None)
 
     class ILogger:
@@ -272,13 +285,18 @@ def _tensorrt(gpu: FakeGpu, version: str) -> Any:
             if facts["version"] != version:
                 self._logger.log("ERROR", "built for another version")
                 return None
-            return FakeEngine(facts, gpu.runtime)
+            return FakeEngine(facts, gpu.runtime, modern)
 
     module.ILogger, module.Runtime = ILogger, Runtime
     module.DataType = types.SimpleNamespace(FLOAT="FLOAT")
     module.MemoryPoolType = types.SimpleNamespace(WORKSPACE="WORKSPACE")
-    module.PreviewFeature = types.SimpleNamespace(FASTER_DYNAMIC_SHAPES_0805="FASTER")
-    module.NetworkDefinitionCreationFlag = types.SimpleNamespace(EXPLICIT_BATCH=0)
+    if modern:
+        module.DataType.INT64 = "INT64"
+        module.NetworkDefinitionCreationFlag = types.SimpleNamespace(STRONGLY_TYPED=1)
+        module.ExecutionContextAllocationStrategy = types.SimpleNamespace(USER_MANAGED=2)
+    else:
+        module.PreviewFeature = types.SimpleNamespace(FASTER_DYNAMIC_SHAPES_0805="FASTER")
+        module.NetworkDefinitionCreationFlag = types.SimpleNamespace(EXPLICIT_BATCH=0)
     return module
 
 
@@ -297,11 +315,13 @@ def _polygraphy(gpu: FakeGpu) -> dict[str, Any]:
     def create_config(
         *, profiles: Any, int8: bool, memory_pool_limits: Any, load_timing_cache: Any, preview_features: Any
     ) -> dict[str, Any]:
-        gpu.configs.append({"int8": int8, "limits": memory_pool_limits, "timing": load_timing_cache})
+        asked = {"int8": int8, "limits": memory_pool_limits, "timing": load_timing_cache, "preview": preview_features}
+        gpu.configs.append(asked)
         return {"profiles": [dict(profile) for profile in profiles]}
 
     def network_from_path(path: str, *, strongly_typed: bool) -> str:
-        assert Path(path).is_absolute() and not strongly_typed
+        assert Path(path).is_absolute()
+        gpu.strongly_typed.append(strongly_typed)
         return path
 
     def engine_bytes(network: str, config: dict[str, Any], *, save_timing_cache: str) -> Callable[[], bytes]:

@@ -17,11 +17,24 @@ from inference_pio.runtime.backends.choose import gpu_number
 from inference_pio.runtime.backends.tensorrt import RESERVE
 
 PROMPT = "In the beginning"
+VERSIONS = {"trt85": "8.5.3.1", "modern": "10.15.1.29"}
+only_trt85 = pytest.mark.parametrize("dialect", ["trt85"], indirect=True)
+"""For what does not depend on the dialect."""
+
+
+@pytest.fixture(params=["trt85", "modern"])
+def dialect(request):
+    return request.param
 
 
 @pytest.fixture
-def gpu(monkeypatch):
-    return fake_gpu.install(monkeypatch)
+def gpu(monkeypatch, dialect):
+    return fake_gpu.install(monkeypatch, VERSIONS[dialect])
+
+
+@pytest.fixture
+def artifact(request, dialect):
+    return request.getfixturevalue(f"{dialect}_artifact")("fp32")
 
 
 @pytest.fixture
@@ -30,8 +43,7 @@ def cache(tmp_path):
 
 
 @pytest.fixture
-def built(gpu, trt85_artifact, cache):
-    artifact = trt85_artifact("fp32")
+def built(gpu, artifact, cache):
     build_here(artifact, cache)
     return artifact
 
@@ -94,6 +106,7 @@ def test_only_logits_come_to_the_host(gpu, built, cache):
         assert set(gpu.runtime.fetched) == {engine.manifest.model.vocab_size * 4}
 
 
+@only_trt85
 def test_everything_is_given_back(gpu, built, cache):
     with opened(built, cache) as engine:
         engine.generate(PROMPT, SamplingParams(max_new_tokens=4))
@@ -101,6 +114,7 @@ def test_everything_is_given_back(gpu, built, cache):
     assert gpu.runtime.used == 0
 
 
+@only_trt85
 def test_verify_judges_the_engines(gpu, built, cache, tiny, capsys):
     arguments = ["verify", str(built), "--against", str(tiny), "--backend", "tensorrt", "--positions", "128"]
     assert run([*arguments, "--threads", "1", "--no-simulation", "--json", "-"]) == 0
@@ -120,29 +134,34 @@ def test_another_version_is_refused(trt85_artifact, cache, monkeypatch):
         opened(trt85_artifact("fp32"), cache)
 
 
-def test_without_engines_build_is_named(gpu, trt85_artifact, cache):
+@only_trt85
+def test_without_engines_build_is_named(gpu, artifact, cache):
     with pytest.raises(BadInputError, match=r"no engine of block-00\.onnx for Fake GTX 1060.*inference-pio build"):
-        opened(trt85_artifact("fp32"), cache)
+        opened(artifact, cache)
 
 
+@only_trt85
 def test_engines_of_another_version_do_not_count(built, cache, monkeypatch):
     fake_gpu.install(monkeypatch, version="8.6.1")
     with pytest.raises(BadInputError, match=r"TensorRT 8\.6\.1 \(only for Fake GTX 1060 with TensorRT 8\.5\.3\.1\)"):
         opened(built, cache)
 
 
+@only_trt85
 def test_a_changed_engine_is_refused(built, cache):
     next(cache.glob("engines/*/block-01.engine")).write_bytes(b"other")
     with pytest.raises(BadInputError, match="has changed since it was built"):
         opened(built, cache)
 
 
+@only_trt85
 def test_a_folder_that_others_write_to_is_refused(built, cache):
     (cache / "engines").chmod(0o777)
     with pytest.raises(BadInputError, match="others can write to"):
         opened(built, cache)
 
 
+@only_trt85
 def test_engines_larger_than_the_gpu_are_refused_before_they_are_loaded(built, cache, monkeypatch):
     small = fake_gpu.install(monkeypatch, runtime=fake_gpu.FakeRuntime(memory=RESERVE))
     with pytest.raises(ResourceLimitError, match=r"the engines need .* MB of GPU memory"):
@@ -157,11 +176,13 @@ def test_a_cache_larger_than_the_gpu_is_refused_with_its_size(gpu, built, cache)
             engine.generate(PROMPT)
 
 
+@only_trt85
 def test_more_tokens_than_the_engines_take_are_refused(gpu, built, cache):
     with opened(built, cache) as engine, pytest.raises(ResourceLimitError, match="larger --max-context"):
         engine.logits(engine.tokenizer.encode(PROMPT * 400)[: CONTEXT + 1])
 
 
+@only_trt85
 def test_closing_ends_a_stream_with_one_sentence(gpu, built, cache):
     engine = opened(built, cache)
     stream = engine.stream(PROMPT, SamplingParams(max_new_tokens=9, temperature=0, ignore_eos=True))
@@ -172,6 +193,7 @@ def test_closing_ends_a_stream_with_one_sentence(gpu, built, cache):
     assert gpu.runtime.used == 0
 
 
+@only_trt85
 def test_a_failure_of_tensorrt_is_one_sentence(gpu, built, cache, monkeypatch):
     monkeypatch.setattr(fake_gpu.FakeContext, "execute_async_v3", lambda self, stream: False)
     with opened(built, cache) as engine, pytest.raises(InferencePioError, match=r"TensorRT failed in block-00\.onnx"):
