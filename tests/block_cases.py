@@ -9,6 +9,7 @@ from inference_pio.export.options import ExportOptions
 from inference_pio.export.pipeline import export
 from inference_pio.runtime import Engine, EngineConfig
 
+FEW: dict[str, Any] = {"calibration": "default", "calibration_samples": 16, "calibration_length": 192}
 TRT85: dict[str, Any] = {"target": "tensorrt", "hardware": "sm61", "threads": 1}
 
 

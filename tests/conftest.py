@@ -36,6 +36,22 @@ def tiny_artifact(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
 
 @pytest.fixture(scope="session")
+def block_artifact(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`block_artifact("fp32")`: the tiny checkpoint exported for TensorRT 8.5, three layers in a block, once."""
+    from block_cases import FEW, export_blocks
+
+    folder = tmp_path_factory.mktemp("blocks")
+
+    def make(precision: str) -> Path:
+        out = folder / precision
+        if not out.exists():
+            export_blocks(tiny, out, precision, block_layers=3, **(FEW if RECIPES[precision].calibrated else {}))
+        return out
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def vision_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen3-VL checkpoint."""
     from vision_cases import write_vision_shape

@@ -30,8 +30,6 @@ from inference_pio.graphs.targets import find_pair
 from inference_pio.graphs.targets.target import Target
 from inference_pio.graphs.weights import CHUNK_ELEMENTS
 
-KV_CACHES = ("fp32", "int8")
-
 BASE_BYTES = 100 << 20
 """Interpreter, numpy, onnx and the graph itself."""
 
@@ -127,9 +125,10 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions, calibration: Cal
 
 def check_kv_cache(checkpoint: Checkpoint, options: ExportOptions) -> None:
     """Raise BadInputError for a cache that the target, its operators or the model do not allow."""
-    if options.kv_cache not in KV_CACHES:
+    target, _ = find_pair(options.target, options.hardware)
+    if options.kv_cache not in target.kv_caches:
         raise BadInputError(
-            f"--kv-cache {options.kv_cache} is not available on {options.target}: use {' or '.join(KV_CACHES)}"
+            f"--kv-cache {options.kv_cache} is not available on {target.key}: use {' or '.join(target.kv_caches)}"
         )
     if options.kv_cache == "int8":
         _, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)

@@ -13,17 +13,19 @@ from inference_pio.tiny import tiny_checkpoint
 from inference_pio.verify import VerifyOptions, verify
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from block_cases import export_blocks, open_chain
+from block_cases import FEW, export_blocks, open_chain
 
 SAMPLES = Path(__file__).parents[2] / "inference_pio/verify/images/samples.jsonl"
-TEXT = {"calibration": "default", "calibration_samples": 16, "calibration_length": 192}
 
 
 @pytest.mark.parametrize("model_type", ["qwen3", "qwen3_moe", "glm4_moe_lite", "qwen3_vl"])
-def test_static_int8_keeps_its_gates(model_type, tmp_path):
+def test_static_int8_keeps_its_gates(model_type, block_artifact, tmp_path):
     checkpoint = tiny_checkpoint(model_type)
     sees = model_type == "qwen3_vl"
-    out = export_blocks(checkpoint, tmp_path / "out", "auto", **TEXT)
+    if model_type == "qwen3":
+        out = block_artifact("w8a8-static")
+    else:
+        out = export_blocks(checkpoint, tmp_path / "out", "auto", **FEW)
     options = VerifyOptions(backend="chain", threads=1, positions=512, data=SAMPLES if sees else None)
     found = verify(out, checkpoint, options)
     assert found.passed, found.gate.failures

@@ -8,6 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inference_pio.artifact.bundle import Artifact
+from inference_pio.checkpoint.checkpoint import Checkpoint
+from inference_pio.runtime.backends.token_table import TokenTable
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from block_cases import export_blocks, open_chain
 from shapes import original, reference_logits, write_shape
@@ -54,3 +58,14 @@ def test_steps_behind_a_full_bucket(tmp_path):
         sequence.forward(ids[128:250], 1)
         found = [sequence.forward(ids[i : i + 1], 1)[0].copy() for i in range(250, 262)]
     assert np.abs(np.stack(found) - expected[250:]).max() < TOLERANCE
+
+
+def test_an_untied_table_has_a_file_of_its_own(tmp_path):
+    checkpoint = write_shape("untied", tmp_path / "checkpoint")
+    artifact = Artifact.open(export_blocks(checkpoint, tmp_path / "out"))
+    table = artifact.manifest.table
+    assert table is not None and (table.file, table.offset, table.scales_offset) == ("embedding.data", 0, None)
+    assert artifact.manifest.files["embedding.data"].size == 4 * table.rows * table.columns
+    with Checkpoint.open(checkpoint) as source:
+        exact = source.tensor("model.embed_tokens.weight")
+    assert np.array_equal(TokenTable(artifact.path, artifact.manifest).rows(np.array([5, 0])), exact[[5, 0]])

@@ -28,7 +28,7 @@ def test_numbers(name, value):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("backend", "tensorrt"),
+        ("backend", "openvino"),
         ("backend", None),
         ("device", "cuda:0"),
         ("verify_hashes", "no"),

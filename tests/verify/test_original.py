@@ -86,13 +86,6 @@ def test_one_weight_of_another_format_is_worth_a_simulation(tiny_artifact: Calla
     assert passes_for(replace(manifest, recipe=recipe), VerifyOptions()).simulation
 
 
-def test_several_graphs_cannot_be_simulated_yet(tiny_artifact: Callable[[str], Path]) -> None:
-    artifact = Artifact.open(tiny_artifact("int8"))
-    graphs = artifact.manifest.graphs * 2
-    with pytest.raises(BadInputError, match="2 graphs"):
-        check_simulation(replace(artifact, manifest=replace(artifact.manifest, graphs=graphs)))
-
-
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
 def test_an_artifact_names_every_tensor_of_its_checkpoint(
     precision: str, tiny: Path, tiny_artifact: Callable[[str], Path]

@@ -68,6 +68,8 @@ class Target:
     shared_cache_buffer: bool
     dialect: str = ""
     ir_version: int = IR_VERSION
+    kv_caches: tuple[str, ...] = ("fp32", "int8")
+    """How keys and values may be stored."""
     cut: Callable[[ir.Model, LoweringContext, int | None], list[Part]] | None = None
     """Makes blocks of about so many layers of a lowered decoder, with the token table left to the host; None keeps it
     whole."""

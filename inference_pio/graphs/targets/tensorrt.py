@@ -60,6 +60,7 @@ TRT85 = Target(
     padding="right",
     compact_cache=True,
     shared_cache_buffer=False,
+    kv_caches=("fp32",),
     cut=cut_blocks,
 )
 MODERN = replace(

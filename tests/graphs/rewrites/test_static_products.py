@@ -63,7 +63,7 @@ def run(made: Handmade, x: np.ndarray, **entries: str) -> list[np.ndarray]:
 
 
 def activations() -> np.ndarray:
-    return np.random.default_rng(0).normal(0, 2, (1, 5, 24)).astype(np.float32)
+    return np.random.default_rng(0).normal(0, 4, (1, 5, 24)).astype(np.float32)
 
 
 @pytest.mark.parametrize("exact", [(), (3, 20)])
