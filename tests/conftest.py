@@ -37,15 +37,19 @@ def tiny_artifact(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
 @pytest.fixture(scope="session")
 def block_artifact(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`block_artifact("fp32")`: the tiny checkpoint exported for TensorRT 8.5, three layers in a block, once."""
+    """`block_artifact("fp32")`: the tiny checkpoint exported for TensorRT 8.5, three layers in a block, once.
+
+    With hardware sm86 it is for TensorRT 10.15.
+    """
     from block_cases import FEW, export_blocks
 
     folder = tmp_path_factory.mktemp("blocks")
 
-    def make(precision: str) -> Path:
-        out = folder / precision
+    def make(precision: str, hardware: str = "sm61") -> Path:
+        out = folder / f"{precision}-{hardware}"
         if not out.exists():
-            export_blocks(tiny, out, precision, block_layers=3, **(FEW if RECIPES[precision].calibrated else {}))
+            where = {"hardware": hardware, "block_layers": 3}
+            export_blocks(tiny, out, precision, **where, **(FEW if RECIPES[precision].calibrated else {}))
         return out
 
     return make
@@ -68,31 +72,6 @@ def vision_artifact(vision_checkpoint: Path, tmp_path_factory: pytest.TempPathFa
         out = folder / precision
         if not out.exists():
             export(vision_checkpoint, out, ExportOptions(precision=precision))
-        return out
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def trt85_artifact(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`trt85_artifact("fp32")`: the tiny checkpoint for TensorRT 8.5, two layers to a block, once per session."""
-    return _block_artifacts(tiny, tmp_path_factory.mktemp("trt85_artifacts"), "sm61")
-
-
-@pytest.fixture(scope="session")
-def modern_artifact(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """As `trt85_artifact`, for TensorRT 10.15 and newer."""
-    return _block_artifacts(tiny, tmp_path_factory.mktemp("modern_artifacts"), "sm86")
-
-
-def _block_artifacts(tiny: Path, folder: Path, hardware: str) -> Callable[[str], Path]:
-    def make(precision: str) -> Path:
-        out = folder / precision
-        if not out.exists():
-            text = "default" if RECIPES[precision].calibrated else None
-            few = {"calibration_samples": 8, "calibration_length": 64}
-            where = {"target": "tensorrt", "hardware": hardware, "block_layers": 2}
-            export(tiny, out, ExportOptions(precision=precision, calibration=text, **few, **where))
         return out
 
     return make

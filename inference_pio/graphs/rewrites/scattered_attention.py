@@ -14,7 +14,7 @@ from inference_pio.graphs.builder import GraphBuilder
 from inference_pio.graphs.rewrites.group_query_attention import mask_window
 from inference_pio.graphs.rewrites.grouped_attention_parts import check as check_parts
 from inference_pio.graphs.rewrites.grouped_attention_parts import pattern as pattern_parts
-from inference_pio.graphs.rewrites.rewrite import LoweringContext, attribute
+from inference_pio.graphs.rewrites.rewrite import LoweringContext, attribute, replace
 
 BIAS, WRITE = "attention_bias", "write_indices"
 
@@ -60,7 +60,7 @@ def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:
         name, present.name = present.name, f"{present.name}/replaced"
         rows.name, rows.shape, rows.type = name, past.shape, ir.TensorType(ir.DataType.FLOAT)
         graph.outputs[list(graph.outputs).index(present)] = rows
-    node.outputs[0].replace_all_uses_with(y_1SN)
+    replace(node.outputs[0], y_1SN)
     graph.remove(node, safe=True)
 
 

@@ -12,7 +12,6 @@ import pytest
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.runtime import Engine, EngineConfig, SamplingParams
-from inference_pio.runtime.backends import choose
 from inference_pio.runtime.backends.blocks import BUCKET
 from inference_pio.runtime.backends.chain import ChainBackend, biases, rounded_up
 from inference_pio.runtime.backends.choose import open_backend
@@ -112,7 +111,7 @@ def test_the_same_text_as_on_ort_cpu_with_and_without_the_prefix_cache(path, tin
 
 
 def test_without_tensorrt_the_extra_and_the_chain_are_named(path, monkeypatch):
-    monkeypatch.setattr(choose, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(BadInputError, match=r"inference-pio\[trt85\].*backend chain"):
         Engine.open(path)
 

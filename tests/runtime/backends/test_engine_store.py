@@ -15,8 +15,8 @@ FACTS = {"gpu": "G", "compute_capability": "6.1", "tensorrt": "8.5.3.1"}
 
 
 @pytest.fixture
-def manifest(trt85_artifact):
-    return Artifact.open(trt85_artifact("fp32")).manifest
+def manifest(block_artifact):
+    return Artifact.open(block_artifact("fp32")).manifest
 
 
 @pytest.fixture
