@@ -40,7 +40,7 @@ class TensorRTBlocks:
         self.stream = self.cuda.stream()
         self._log = library.logger(self.trt)
         self._runtime = self.trt.Runtime(self._log)
-        self.engines = [library.deserialize(self.trt, self._runtime, self._log, file) for file in files]
+        self.engines = [library.deserialize(self._runtime, self._log, file) for file in files]
         for engine, graph, file in zip(self.engines, self.graphs, files, strict=True):
             _check_engine(self.trt, engine, graph, file)
         self.cache_rows = min(

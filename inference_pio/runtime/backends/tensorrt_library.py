@@ -72,10 +72,8 @@ def check_version(version: str, dialect: str) -> None:
 def cuda_major(tensorrt: Any, dialect: str) -> int:
     """The CUDA that the installed TensorRT was built for, where its packages tell; else that of the dialect's line."""
     folder = Path(tensorrt.__file__).parent.parent
-    for major in (13, 12, 11):
-        if (folder / f"tensorrt_cu{major}_libs").is_dir() or any(folder.glob(f"tensorrt_cu{major}*.dist-info")):
-            return major
-    return line_of(dialect).cuda
+    found = (major for major in (13, 12) if any(folder.glob(f"tensorrt_cu{major}*.dist-info")))
+    return next(found, line_of(dialect).cuda)
 
 
 def logger(tensorrt: Any) -> Any:
@@ -94,7 +92,7 @@ def logger(tensorrt: Any) -> Any:
     return Logger()
 
 
-def deserialize(tensorrt: Any, runtime: Any, log: Any, file: Path) -> Any:
+def deserialize(runtime: Any, log: Any, file: Path) -> Any:
     """The engine in a file; raises BadInputError when TensorRT refuses it."""
     engine = runtime.deserialize_cuda_engine(file.read_bytes())
     if engine is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import fake_gpu
 import numpy as np
@@ -15,6 +16,10 @@ from inference_pio.errors import BadInputError, InferencePioError, ResourceLimit
 from inference_pio.runtime import Engine, EngineConfig, SamplingParams
 from inference_pio.runtime.backends.choose import gpu_number
 from inference_pio.runtime.backends.tensorrt import RESERVE
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from block_cases import export_blocks
+from shapes import write_shape
 
 PROMPT = "In the beginning"
 HARDWARE = {"trt85": "sm61", "modern": "sm86"}
@@ -62,6 +67,20 @@ def test_the_engines_answer_as_the_files_they_were_built_from(gpu, built, cache)
         ours, theirs = engine.generate(PROMPT, params), chain.generate(PROMPT, params)
     assert ours.token_ids == theirs.token_ids
     assert gpu.runtime.calls["cudaGraphLaunch"] >= 20
+
+
+@pytest.mark.parametrize("shape", ["moe", "glm"])
+def test_hybrids_fetch_what_their_experts_read(gpu, dialect, shape, cache, tmp_path):
+    checkpoint = write_shape(shape, tmp_path / "checkpoint")
+    artifact = export_blocks(checkpoint, tmp_path / "out", hardware=HARDWARE[dialect])
+    build_here(artifact, cache, max_context=256)
+    ids = np.random.default_rng(0).integers(0, 2000, 20)
+    with opened(artifact, cache) as engine, opened(artifact, cache, "chain") as chain:
+        assert np.array_equal(engine.logits(ids), chain.logits(ids))
+        params = SamplingParams(max_new_tokens=4, temperature=0, ignore_eos=True)
+        assert engine.generate(ids.tolist(), params).token_ids == chain.generate(ids.tolist(), params).token_ids
+        width = engine.manifest.model.hidden_size
+    assert {size for size in gpu.runtime.fetched if size < 2000 * 4} == {width * 4, 20 * width * 4}
 
 
 def test_decoding_is_recorded_once_per_block(gpu, built, cache):

@@ -26,7 +26,7 @@ from inference_pio.runtime import Engine, EngineConfig, SamplingParams
 def main(arguments: list[str]) -> int:
     """Run, print a table, write JSON; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artifact", type=Path, help="an artifact for tensorrt, dialect trt85")
+    parser.add_argument("artifact", type=Path, help="an artifact for target tensorrt")
     parser.add_argument("--prompt-tokens", type=int, default=256)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--repeat", type=int, default=5)
