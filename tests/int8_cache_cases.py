@@ -14,7 +14,7 @@ from inference_pio.graphs.builder import GraphBuilder
 from inference_pio.graphs.kv_scales import KvScales, key_scales, value_scales
 from inference_pio.graphs.rewrites.rewrite import LoweringContext
 from inference_pio.graphs.spec import DecoderSpec
-from inference_pio.graphs.targets.ort_cpu import TARGET
+from inference_pio.graphs.targets import find_target
 
 sys.path.insert(0, str(Path(__file__).parent))
 from graph_cases import canonical, context
@@ -63,7 +63,7 @@ def lowering(spec: DecoderSpec, scales: dict[int, KvScales] | None) -> LoweringC
 def lowered(spec: DecoderSpec, scales: dict[int, KvScales] | None) -> ir.Model:
     """The decoder as the ort-cpu target makes it."""
     model = canonical(spec)
-    TARGET.lower(model, lowering(spec, scales))
+    find_target("ort-cpu").lower(model, lowering(spec, scales))
     return model
 
 

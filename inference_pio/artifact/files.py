@@ -1,4 +1,4 @@
-"""Writing a file completely or not at all, and emptying a folder."""
+"""Writing a file completely or not at all, emptying a folder, and what may be replaced."""
 
 from __future__ import annotations
 
@@ -42,3 +42,28 @@ def clear_folder(folder: Path) -> None:
             shutil.rmtree(stale)
         else:
             stale.unlink()
+
+
+def refuse_obstacle(out: Path, force: bool, kind: str, is_one: Callable[[Path], bool]) -> None:
+    """Raise BadInputError when something stands at `out` that is not to be replaced.
+
+    With `force` an empty folder is, and a folder that `is_one` says is a `kind` ("artifact").
+    """
+    try:
+        problem = _obstacle(out, force, kind, is_one)
+    except OSError as error:
+        problem = f"{out} cannot be used: {error.strerror}"
+    if problem is not None:
+        raise BadInputError(f"{problem}: choose another -o")
+
+
+def _obstacle(out: Path, force: bool, kind: str, is_one: Callable[[Path], bool]) -> str | None:
+    if not out.exists() and not out.is_symlink():
+        return None
+    if not force:
+        return f"{out} exists, and is replaced only with --force"
+    if out.is_symlink() or not out.is_dir():
+        return f"{out} is not a folder, and --force replaces only {kind}s"
+    if any(out.iterdir()) and not is_one(out):
+        return f"{out} is no {kind}, and --force replaces only {kind}s"
+    return None

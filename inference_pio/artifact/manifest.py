@@ -163,10 +163,11 @@ class Contract:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of weights, and of cache per token."""
+    """Bytes of weights, of cache per token, and of the vision tower's activations per patch of an image."""
 
     weight_bytes: int
     cache_bytes_per_token: int
+    image_bytes_per_patch: int = 0
 
 
 @dataclass(frozen=True)

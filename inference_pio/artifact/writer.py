@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from inference_pio.artifact.files import clear_folder
+from inference_pio.artifact.files import clear_folder, refuse_obstacle
 from inference_pio.artifact.jsonfile import read_json_object
 from inference_pio.artifact.locking import FolderBusyError, FolderLock
 from inference_pio.artifact.manifest import MANIFEST_NAME, FileHash
@@ -152,25 +152,8 @@ class ArtifactWriter:
 
 
 def refuse_existing(out: Path, force: bool) -> None:
-    """Raise BadInputError when `out` exists and must not be replaced."""
-    try:
-        problem = _obstacle(out, force)
-    except OSError as error:
-        problem = f"{out} cannot be used: {error.strerror}"
-    if problem is not None:
-        raise BadInputError(f"{problem}: choose another -o")
-
-
-def _obstacle(out: Path, force: bool) -> str | None:
-    if not out.exists() and not out.is_symlink():
-        return None
-    if not force:
-        return f"{out} exists, and is replaced only with --force"
-    if out.is_symlink() or not out.is_dir():
-        return f"{out} is not a folder, and --force replaces only artifacts"
-    if any(out.iterdir()) and not _looks_like_artifact(out):
-        return f"{out} is not an artifact, and --force replaces only artifacts"
-    return None
+    """Raise BadInputError when `out` exists and must not be replaced: only artifacts and empty folders may."""
+    refuse_obstacle(out, force, "artifact", _looks_like_artifact)
 
 
 def _looks_like_artifact(folder: Path) -> bool:

@@ -16,6 +16,7 @@ _TYPES = {
     "recipe": str,
     "source": dict,
     "layers": int,
+    "files": dict,
     "text": dict,
     "rules": dict,
     "exceptions": list,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from inference_pio.artifact.process import return_freed_memory
 from inference_pio.calibration.cache_statistics import CacheStatistics
 from inference_pio.calibration.experts import Experts, ExpertsResult, calibrate_experts
 from inference_pio.calibration.head import Head
@@ -68,6 +69,8 @@ class Collector:
             if vision is not None and pictures:
                 tower = Tower(models["vision"], vision, pictures, work, plan.threads)
                 work.save_tower(tower.run(plan.options.observer, plan.static, report))
+                del tower
+                return_freed_memory()
             self._write_embeddings()
 
     def calibrate_layer(self, index: int, report: Progress) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

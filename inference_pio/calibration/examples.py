@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,12 @@ from inference_pio.artifact.printable import printable
 from inference_pio.errors import BadInputError
 from inference_pio.runtime.values import checked_float
 from inference_pio.runtime.vision.messages import DEFAULT_FPS
+from inference_pio.runtime.vision.pixels import read_pixels
 
 EXAMPLE = '{"images": ["cat.png"], "prompt": "What is it?", "answer": "A cat."}'
 KEYS = {"images", "prompt", "answer"}
+DIGITS = 16
+"""Of an image's digest, hexadecimal, in the fingerprint of a calibration."""
 
 
 @dataclass(frozen=True)
@@ -81,3 +85,9 @@ def _files(value: object, where: str, folder: Path) -> tuple[Path, ...]:
         if "\0" in str(path) or not path.is_file():
             raise BadInputError(f"{where}: image {printable(str(path))} does not exist")
     return paths
+
+
+def pixel_digest(image: Any) -> str:
+    """The first digits of a digest of an image's pixels, whatever format they are stored in."""
+    pixels = read_pixels(image, "an image")
+    return hashlib.sha256(f"{pixels.shape} ".encode() + pixels.tobytes()).hexdigest()[:DIGITS]

@@ -51,7 +51,7 @@ def calibrate(
         key = {"version": VERSION, "source": origin, "text": text.sha256, **decisive}
         if reuse and is_result_of(out, key):
             return Calibration(out)
-        with Workspace(out, key) as work:
+        with Workspace(out, {**key, "threads": plan.threads}) as work:  # sums depend on the threads in their last bits
             collector = Collector(plan, source, work, text.in_turn(), text.pictures, report)
             if work.finished_layers():
                 report("resumed", work.finished_layers(), plan.spec.layers)
@@ -65,6 +65,7 @@ def calibrate(
                     "recipe": plan.recipe.name,
                     "source": origin,
                     "layers": plan.spec.layers,
+                    "files": work.hashes(),
                     "text": {"name": text.name, "sha256": text.sha256, "default": text.is_default},
                     "fingerprint": text.fingerprint.to_json(),
                     "images": list(text.images),

@@ -29,7 +29,8 @@ BASE_BYTES = 180 << 20
 """Interpreter, numpy, onnx, ONNX Runtime and the graph itself."""
 LAYER_COPIES = 3.5
 """float32 copies of a layer's weights at the peak: as read, smoothed, rounded, and what rounding works on."""
-
+STATIC_COPIES = 0.6
+"""More of them where static steps take a second pass."""
 
 _LAYER = re.compile(r"\.layers\.(?P<layer>\d+)\.(?:.*\.experts\.(?P<expert>\d+)\.)?")
 
@@ -77,7 +78,7 @@ class CalibrationPlan:
         activations = 4 * options.length * (6 * spec.hidden_size + 4 * spec.intermediate_size)
         attention = 4 * spec.heads * options.length**2
         gram = self.widest_gram**2 * (24 if self.widest_gram <= 4096 else 12)
-        weights = LAYER_COPIES * 4 * max(self.largest_layer, self.largest_expert)
+        weights = (LAYER_COPIES + self.static * STATIC_COPIES) * 4 * max(self.largest_layer, self.largest_expert)
         decoder = weights + self.expert_codes + kept + 2 * activations + attention + gram
         return int(BASE_BYTES + max(decoder, self._tower_memory()))
 

@@ -35,8 +35,8 @@ class Recipe:
         if any(fnmatch.fnmatchcase(tensor, pattern) for pattern in spec.float_tensors):
             return FP32
         chosen = self.edges if tensor in spec.edge_tensors else self.layers
-        if chosen.bits == 4 and any(fnmatch.fnmatchcase(tensor, pattern) for pattern in spec.sensitive_tensors):
-            return replace(chosen, bits=8)
+        if any(fnmatch.fnmatchcase(tensor, pattern) for pattern in spec.sensitive_tensors):
+            return chosen.wider()
         return chosen
 
     def formats(self, spec: DecoderSpec) -> dict[str, str]:
@@ -44,8 +44,8 @@ class Recipe:
         found = {"layers": str(self.layers), "edges": str(self.edges)}
         if spec.moe is not None:
             found["experts"] = str(self.layers.for_experts())
-        if self.layers.bits == 4 and spec.sensitive_tensors:
-            found["sensitive"] = str(replace(self.layers, bits=8))
+        if spec.sensitive_tensors and self.layers.wider() != self.layers:
+            found["sensitive"] = str(self.layers.wider())
         return found
 
     def rules(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class Recipe:
 
 
 _INT8, _INT4 = WeightFormat(8), WeightFormat(4)
-_INT8_EXACT, _INT4_EXACT = (WeightFormat(bits, activations=Activations.EXACT) for bits in (8, 4))
+_INT4_EXACT = WeightFormat(4, activations=Activations.EXACT)
 
 RECIPES = {
     recipe.name: recipe
@@ -85,8 +85,7 @@ RECIPES = {
         Recipe("fp16", FP16, FP16),
         Recipe("int8", _INT8, _INT8),
         Recipe("int4", _INT4, _INT8),
-        Recipe("int8-exact", _INT8_EXACT, _INT8_EXACT),
-        Recipe("int4-exact", _INT4_EXACT, _INT8_EXACT),
+        Recipe("int4-exact", _INT4_EXACT, FP16),
         Recipe("int8-calibrated", _INT8, _INT8, calibrated=True),
         Recipe("int4-calibrated", _INT4, _INT8, calibrated=True),
         Recipe("w8a8", W8A8, _INT8, calibrated=True),
@@ -98,11 +97,19 @@ SUPPORTED = {
     "ort-cpu": tuple(RECIPES),
     "tensorrt/trt85": ("fp32", "w8a8-static"),
     "tensorrt/modern": ("fp32", "w8a8-static"),
+    "ort-cuda/sm61": ("fp32", "int4", "int4-calibrated", "w8a8", "w8a8-static"),
+    "ort-cuda/modern": ("fp32", "fp16", "int8", "int4", "int8-calibrated", "int4-calibrated"),
 }
 """Recipes per `Target.key`; a pair that is not here is refused before any work."""
 
 
-AUTO = {"ort-cpu": "w8a8", "tensorrt/trt85": "w8a8-static", "tensorrt/modern": "w8a8-static"}
+AUTO = {
+    "ort-cpu": "w8a8",
+    "tensorrt/trt85": "w8a8-static",
+    "tensorrt/modern": "w8a8-static",
+    "ort-cuda/sm61": "w8a8",
+    "ort-cuda/modern": "int8",
+}
 """What `auto` means per `Target.key`: the fastest recipe that stays the same model."""
 
 

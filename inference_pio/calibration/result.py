@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from inference_pio.artifact.hashing import hash_file
 from inference_pio.artifact.jsonfile import read_json_object
 from inference_pio.calibration.checks import check_arrays, check_facts, finite
 from inference_pio.checkpoint.checkpoint import Checkpoint
@@ -29,11 +30,14 @@ HEAD = "head"
 """What the step of a static head's input is called by, since a tied head has no tensor."""
 TOWER_FILE = "vision.safetensors"
 """Among the layers' files: `T.activation_scale` of the vision tower, where the recipe has static scales."""
-VERSION = 1
+VERSION = 2
 
 
 class Calibration:
-    """A calibration on disk; arrays are read when they are asked for. Close it after use."""
+    """A calibration on disk; arrays are read when they are asked for. Close it after use.
+
+    `calibration.json` holds the hashes of the other files, which `check_source` compares.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Raises BadInputError for a folder that is no complete calibration of this version."""
@@ -67,6 +71,9 @@ class Calibration:
                 f"{self.folder} holds {self.facts['layers']} layers, {layers} are asked for: calibrate again"
             )
         check_arrays(self._arrays, self.facts["linears"], checkpoint.tensors)
+        for name in self._files:
+            if hash_file(self.folder / LAYERS / name).sha256 != self.facts["files"].get(name):
+                raise BadInputError(f"{self.folder / LAYERS / name} is not what was written: calibrate again")
 
     def linear(self, tensor: str) -> CalibratedLinear | None:
         """The calibrated weight called `tensor`; see `graphs.calibrated`."""
@@ -139,10 +146,15 @@ class Calibration:
     @cached_property
     def _arrays(self) -> dict[str, TensorInfo]:
         arrays: dict[str, TensorInfo] = {}
-        for layer in range(int(self.facts["layers"])):
-            arrays |= read_header(self.folder / LAYERS / layer_file(layer))
-        tower = self.folder / LAYERS / TOWER_FILE
-        return arrays | read_header(tower) if tower.is_file() else arrays
+        for name in self._files:
+            arrays |= read_header(self.folder / LAYERS / name)
+        return arrays
+
+    @property
+    def _files(self) -> list[str]:
+        """The files of all layers, and that of the vision tower where there is one."""
+        tower = [TOWER_FILE] if TOWER_FILE in self.facts["files"] else []
+        return [*(layer_file(layer) for layer in range(int(self.facts["layers"]))), *tower]
 
     def _array(self, name: str) -> np.ndarray | None:
         info = self._arrays.get(name)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +13,7 @@ from inference_pio.artifact.jsonfile import read_json_object
 from inference_pio.artifact.manifest import VisionFacts
 from inference_pio.artifact.preprocessing import IMAGE_FILE, VIDEO_FILE, read_preprocessing
 from inference_pio.calibration.documents import Document
+from inference_pio.calibration.examples import pixel_digest
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.spec import VisionSpec
 from inference_pio.runtime.tokenizer import Tokenizer
@@ -22,11 +21,7 @@ from inference_pio.runtime.vision.features import Features
 from inference_pio.runtime.vision.grid import Grid, Span, token_positions
 from inference_pio.runtime.vision.input import ImageReader
 from inference_pio.runtime.vision.messages import Video
-from inference_pio.runtime.vision.pixels import read_pixels
 from inference_pio.runtime.vision.preprocess import Patches, Preprocessor
-
-DIGITS = 16
-"""Of an image's digest, hexadecimal, in the fingerprint of a calibration."""
 
 
 @dataclass(frozen=True)
@@ -124,12 +119,6 @@ class SceneReader:
 
     def _film(self, video: Video) -> Patches:
         return self._preprocessor.video(video.frames, "a video")
-
-
-def pixel_digest(image: Any) -> str:
-    """The first digits of a digest of an image's pixels, whatever format they are stored in."""
-    pixels = read_pixels(image, "an image")
-    return hashlib.sha256(f"{pixels.shape} ".encode() + pixels.tobytes()).hexdigest()[:DIGITS]
 
 
 def _least_tokens(folder: Path) -> int:

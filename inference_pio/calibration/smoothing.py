@@ -20,10 +20,10 @@ from inference_pio.calibration.products import (
     rounded_input,
 )
 from inference_pio.calibration.statistics import TapStatistics
-from inference_pio.graphs.formats import Activations, WeightFormat
+from inference_pio.graphs.formats import WeightFormat
 
 STRENGTHS = (0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9)
-SEARCHED_ROWS = 2048
+SEARCHED_ROWS = 512
 """Rows of the weights that strengths are judged on; every row is rounded by itself."""
 WORTH_IT = 0.98
 """Smoothing is used when it leaves at most this share of the error."""
@@ -51,7 +51,8 @@ def search_smoothing(
     some = [(_some_rows(rows_NK), chosen) for rows_NK, chosen in weights]
     x_TK = statistics.rows()
     ones = np.ones(tap.columns, np.float32)
-    plain = _error(statistics, x_TK, some, exact, ones)
+    outputs = [x_TK @ rows_NK.T for rows_NK, _ in some]
+    plain = _error(statistics, x_TK, some, outputs, exact, ones)
     best = Smoothing(ones, None, plain, plain)
     quantized = [chosen for _, chosen in weights if chosen.quantized]
     if not allowed or tap.absorber is None or not quantized:
@@ -64,7 +65,7 @@ def search_smoothing(
     for strength in STRENGTHS:
         factors_K = _factors(activations_R, weights_R, strength, by_largest)[rows]
         factors_K[list(exact)] = 1 if len(set(rows.tolist())) == len(rows) else factors_K[list(exact)]
-        error = _error(statistics, x_TK, some, exact, factors_K)
+        error = _error(statistics, x_TK, some, outputs, exact, factors_K)
         if error < best.error:
             best = Smoothing(factors_K, strength, error, plain)
     return best if best.error <= WORTH_IT * plain else Smoothing(ones, None, plain, plain)
@@ -81,13 +82,14 @@ def _error(
     statistics: TapStatistics,
     x_TK: np.ndarray,
     weights: list[tuple[np.ndarray, WeightFormat]],
+    outputs: list[np.ndarray],
     exact: tuple[int, ...],
     factors_K: np.ndarray,
 ) -> float:
-    """The mean relative error of the linear layers' outputs."""
+    """The mean relative error of the linear layers' outputs, which without rounding are `outputs`."""
     how = Input(factors_K, exact, static_step(statistics.channel_max(), factors_K, exact))
     errors = []
-    for rows_NK, chosen in weights:
+    for (rows_NK, chosen), output_TN in zip(weights, outputs, strict=True):
         if not chosen.quantized:
             continue
         scaled_NK, outer = rows_NK * factors_K, list(exact_columns(exact, chosen))
@@ -96,9 +98,8 @@ def _error(
         codes, scales = round_weight(inner_NK, chosen, False, None)
         found_NK = dequantized(codes, scales, chosen, rows_NK.shape[1])
         found_NK[:, outer] = scaled_NK[:, outer]
-        weight_only = chosen.activations is Activations.BLOCK
-        seen_TK = x_TK / factors_K if weight_only else rounded_input(x_TK, how, chosen)
-        errors.append(relative_error(x_TK @ rows_NK.T, seen_TK @ found_NK.T))
+        seen_TK = rounded_input(x_TK, how, chosen) if chosen.integer_product else x_TK / factors_K
+        errors.append(relative_error(output_TN, seen_TK @ found_NK.T))
     return float(np.mean(errors)) if errors else 0.0
 
 

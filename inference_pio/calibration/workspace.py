@@ -13,7 +13,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from inference_pio.artifact.files import clear_folder, write_atomically
+from inference_pio.artifact.files import clear_folder, refuse_obstacle, write_atomically
+from inference_pio.artifact.hashing import hash_file
 from inference_pio.artifact.jsonfile import json_bytes
 from inference_pio.artifact.locking import FolderBusyError, FolderLock
 from inference_pio.calibration.result import FACTS, LAYERS, TOWER_FILE, layer_file
@@ -26,7 +27,8 @@ TOWER = "vision"
 class Workspace:
     """Layers finished so far, and the hidden states that the next one reads.
 
-    `key` is everything that the result depends on: a folder that was begun with another key is begun anew.
+    `key` is everything that the result depends on: a folder that was begun with another key is begun anew, and so is
+    one in which the file of a finished layer is damaged.
     """
 
     def __init__(self, out: Path, key: dict[str, Any]) -> None:
@@ -81,24 +83,23 @@ class Workspace:
     def save_layer(self, layer: int, result: tuple[dict[str, np.ndarray], dict[str, Any]]) -> None:
         """Store a layer's arrays and facts; the hidden states that it read are dropped."""
         arrays, facts = result
-        self._save(layer_file(layer), arrays)
-        write_atomically(self._facts_file(layer), lambda file: file.write(json_bytes(facts)))
+        self._save(layer_file(layer), arrays, self._facts_file(layer), facts)
         self.drop_hidden(layer)
 
     def save_tower(self, result: tuple[dict[str, np.ndarray], list[dict[str, Any]]]) -> None:
         """Store the vision tower's arrays and facts; nothing where there are none."""
         arrays, facts = result
         if facts:
-            self._save(TOWER_FILE, arrays)
-            write_atomically(self._facts_file(TOWER), lambda file: file.write(json_bytes({"linears": facts})))
+            self._save(TOWER_FILE, arrays, self._facts_file(TOWER), facts)
 
-    def _save(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+    def _save(self, name: str, arrays: dict[str, np.ndarray], facts_file: Path, facts: Any) -> None:
         place = self.folder / LAYERS / name
         temporary = place.with_suffix(".tmp")
         try:
             save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
+            digest = hash_file(temporary).sha256
             temporary.replace(place)
         except SafetensorError as error:  # the library's own word for a failed write
             raise ResourceLimitError(
@@ -107,17 +108,24 @@ class Workspace:
             ) from error
         except OSError as error:
             raise _refused(self.folder, error) from error
+        stored = json_bytes({"file": name, "sha256": digest, "facts": facts})
+        write_atomically(facts_file, lambda file: file.write(stored))
 
     def layer_facts(self, layer: int) -> dict[str, Any]:
         """What `save_layer` stored."""
-        facts: dict[str, Any] = json.loads(self._facts_file(layer).read_bytes())
+        facts: dict[str, Any] = json.loads(self._facts_file(layer).read_bytes())["facts"]
         return facts
 
     def tower_facts(self) -> list[dict[str, Any]]:
         """What `save_tower` stored."""
         file = self._facts_file(TOWER)
-        facts: list[dict[str, Any]] = json.loads(file.read_bytes())["linears"] if file.is_file() else []
+        facts: list[dict[str, Any]] = json.loads(file.read_bytes())["facts"] if file.is_file() else []
         return facts
+
+    def hashes(self) -> dict[str, str]:
+        """The SHA-256 of every stored file of arrays, by its name."""
+        stored = [json.loads(file.read_bytes()) for file in self.folder.glob("layer.*.json")]
+        return dict(sorted((entry["file"], entry["sha256"]) for entry in stored))
 
     def finish(self, facts: dict[str, Any]) -> None:
         """Write `calibration.json` and put the folder in its place."""
@@ -142,8 +150,12 @@ class Workspace:
 
     def _may_go_on(self) -> bool:
         try:
-            return (self.folder / KEY).read_bytes() == self._key
-        except OSError:
+            if (self.folder / KEY).read_bytes() != self._key:
+                return False
+            return all(
+                hash_file(self.folder / LAYERS / name).sha256 == digest for name, digest in self.hashes().items()
+            )
+        except (OSError, ValueError, LookupError, TypeError):
             return False
 
     def _hidden(self, layer: int | str) -> Path:
@@ -179,17 +191,8 @@ class HiddenWriter:
 
 
 def refuse_existing(out: Path, force: bool) -> None:
-    """Raise BadInputError when `out` exists and is not to be replaced: only calibrations and empty folders are."""
-    if not out.exists() and not out.is_symlink():
-        return
-    if not force:
-        raise BadInputError(f"{out} exists already: choose another folder or allow it to be replaced (--force)")
-    if out.is_symlink() or not out.is_dir():
-        raise BadInputError(f"{out} is not a folder, and --force replaces only calibrations: choose another folder")
-    if not (out / FACTS).is_file() and any(out.iterdir()):
-        raise BadInputError(
-            f"{out} is not a calibration, and --force replaces only calibrations: choose another folder"
-        )
+    """Raise BadInputError when `out` exists and must not be replaced: only calibrations and empty folders may."""
+    refuse_obstacle(out, force, "calibration", lambda folder: (folder / FACTS).is_file())
 
 
 def _refused(folder: Path, error: OSError) -> Exception:

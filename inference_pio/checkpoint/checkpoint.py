@@ -140,6 +140,15 @@ class Checkpoint:
         return self.tensors[name]
 
 
+def read_config(source: str | Path, hub_cache: Path | None = None) -> dict[str, Any]:
+    """The config.json of a checkpoint, found as by `Checkpoint.open`, whose weights need not be there.
+
+    Raises `BadInputError` for a folder that is not there or no checkpoint, adapters and quantized weights.
+    """
+    folder = find_folder(source, hub_cache)
+    return _read_config(folder, _list(folder))
+
+
 def _list(folder: Path) -> frozenset[str]:
     try:
         return frozenset(entry.name for entry in folder.iterdir())

@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
-from inference_pio.cli.common import FOLDER, cache_dir, json_option, size_text, write_json
+from inference_pio.cli.common import FOLDER, backend_option, cache_dir, json_option, size_text, write_json
 
 
 @click.command("bench")
 @click.argument("artifact", type=FOLDER)
 @click.option("--prompt-tokens", type=click.IntRange(min=1), default=512, show_default=True)
 @click.option("--new-tokens", type=click.IntRange(min=2), default=64, show_default=True)
+@backend_option
 @click.option("--threads", type=int, help="Threads; one per physical core by default.")
 @click.option("--repeat", type=click.IntRange(min=1), default=3, show_default=True)
 @json_option

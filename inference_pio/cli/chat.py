@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--system", help="A system message.")
 @click.option("-m", "--message", help="Send one message, print the answer and leave.")
 @click.option("--thinking/--no-thinking", default=None, help="Turn the reasoning on or off; it goes to standard error.")
+@click.option("--thinking-budget", type=int, help="End the reasoning after this many tokens.")
 @click.option("--history-tokens", type=int, help="Drop the oldest turns beyond this many tokens.")
 @json_option
 @sampling_options
@@ -37,6 +38,7 @@ def command(
     system: str | None,
     message: str | None,
     thinking: bool | None,
+    thinking_budget: int | None,
     history_tokens: int | None,
     json_out: str | None,
     **values: Any,
@@ -49,7 +51,8 @@ def command(
         raise BadInputError("--json needs --message, a single turn")
     config, params = engine_config(values), sampling_params(values)
     with Engine.open(artifact, config) as engine:
-        talk = Conversation(engine, system or None, history_tokens=history_tokens, params=params, thinking=thinking)
+        how: dict[str, Any] = {"thinking": thinking, "thinking_budget": thinking_budget}
+        talk = Conversation(engine, system or None, history_tokens=history_tokens, params=params, **how)
         if json_out is not None:
             write_json(talk.ask(message).to_dict(), json_out)
             return

@@ -17,14 +17,16 @@ def command(json_out: str | None) -> None:
         write_json(facts, json_out)
         return
     cpu, memory, disk = facts["cpu"], facts["memory"], facts["disk"]
-    click.echo(f"cpu          {cpu['name']}, class {cpu['class']}, {cpu['physical_cores']} physical cores")
+    click.echo(f"cpu          {cpu['name']}, {cpu['physical_cores']} physical cores, hardware {cpu['hardware']}")
     click.echo(f"             {', '.join(cpu['features']) or 'no integer extensions found'}")
     click.echo(f"memory       {size_text(memory['total'])}, {size_text(memory['available'])} available")
     click.echo(f"disk         {size_text(disk['free'])} free in {disk['folder']}")
     ort = facts["onnxruntime"]
     click.echo(f"onnxruntime  {ort['version'] or 'not installed'} {', '.join(ort['providers'])}")
     for gpu in facts["gpus"]:
-        click.echo(f"gpu          {gpu['name']}, compute capability {gpu['compute_capability']}: {gpu['verdict']}")
+        memory = f"{size_text(gpu['memory'])}, {size_text(gpu['free_memory'])} free"
+        click.echo(f"gpu          {gpu['name']}, {memory}, driver {gpu['driver']}")
+        click.echo(f"             compute capability {gpu['compute_capability']}, {gpu['verdict']}")
     if not facts["gpus"]:
         click.echo("gpu          none found")
     for name, found in facts["packages"].items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,7 +12,11 @@ from typing import Any
 
 import psutil
 
-from inference_pio.machine.gpus import find_gpus
+from inference_pio.cli.gpu_problems import GPU_PACKAGES, gpu_problems, unserved_problems, verdict
+from inference_pio.graphs.hardware import find_hardware, profiles
+from inference_pio.machine.cpu import cpu_name
+from inference_pio.machine.gpus import Gpu, find_gpus
+from inference_pio.machine.pci import loaded_driver, nvidia_devices
 from inference_pio.runtime.cpu import cpu_class, cpu_flags, physical_cores
 
 FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8")
@@ -25,30 +30,29 @@ def diagnose() -> dict[str, Any]:
     memory, disk = psutil.virtual_memory(), shutil.disk_usage(Path.cwd())
     wheels = {name: _installed(name) for name in WHEELS}
     providers, import_problem = _providers()
+    gpus = find_gpus()
     return {
         "python": platform.python_version(),
         "cpu": {
-            "name": _cpu_name(),
+            "name": cpu_name(),
             "class": cpu_class(flags),
+            "hardware": cpu_hardware(cpu_class(flags)),
             "features": [name for name in FEATURES if name in flags],
             "physical_cores": physical_cores(),
         },
         "memory": {"total": memory.total, "available": memory.available},
         "disk": {"folder": str(Path.cwd()), "free": disk.free},
         "onnxruntime": {"version": wheels["onnxruntime"] or wheels["onnxruntime-gpu"], "providers": providers},
-        "gpus": _gpus(),
+        "gpus": [{**asdict(gpu), "verdict": verdict(gpu)} for gpu in gpus],
         "packages": {name: _installed(name) for name in PACKAGES},
-        "problems": _problems(wheels, import_problem, flags),
+        "problems": [*_problems(wheels, import_problem, flags), *_gpu_problems(gpus)],
     }
 
 
-def _gpus() -> list[dict[str, Any]]:
-    return [{**asdict(gpu), "verdict": _gpu_verdict(gpu.compute_capability)} for gpu in find_gpus()]
-
-
-def _gpu_verdict(capability: str) -> str:
-    """What artifacts of this version can do on a GPU."""
-    return f"artifacts run on the CPU; no target for compute capability {capability} is built in"
+def cpu_hardware(name: str) -> str:
+    """The profile of a CPU class, or the one of all CPUs where the class has none."""
+    own = [p.name for p in profiles() if not p.is_gpu and p.name == f"cpu-{name}"]
+    return own[0] if own else find_hardware("auto", "ort-cpu").name
 
 
 def _problems(wheels: dict[str, str | None], import_problem: str | None, flags: frozenset[str]) -> list[str]:
@@ -67,6 +71,12 @@ def _problems(wheels: dict[str, str | None], import_problem: str | None, flags: 
     return problems
 
 
+def _gpu_problems(gpus: Sequence[Gpu]) -> list[str]:
+    if not gpus:
+        return unserved_problems(nvidia_devices(), loaded_driver())
+    return gpu_problems(gpus, {name: _installed(name) for name in GPU_PACKAGES})
+
+
 def _providers() -> tuple[list[str], str | None]:
     try:
         import onnxruntime
@@ -80,12 +90,3 @@ def _installed(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())

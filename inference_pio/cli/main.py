@@ -23,6 +23,7 @@ VERBS = {
     "bench": "Measure speed and memory of an artifact.",
     "inspect": "Show what an artifact is, check its files, and judge graphs by a runtime's rules.",
     "models": "List the model plugins and their artifacts.",
+    "plan": "Say whether a model fits a machine, where, and how fast it can be at best.",
     "doctor": "Show what this machine can run and what is wrong with its installation.",
     "demo": "Export, verify and run the bundled tiny model.",
 }

@@ -143,7 +143,7 @@ def make_manifest(
             {pattern: str(chosen) for pattern, chosen in plan.recipe.overrides},
         ),
         requires=Requires(
-            dict(target.requires),
+            dict(target.requires) | {package: least for part in graphs.parts for package, least in part.requires},
             list(plan.hardware.cpu_classes),
             dict(Counter(f"{node.domain or 'ai.onnx'}::{node.op_type}" for node in operators)),
         ),
@@ -155,7 +155,9 @@ def make_manifest(
             shared_cache_buffer=target.shared_cache_buffer,
             rounds_activations=rounds or plan.int8_cache,
         ),
-        memory=Memory(sum(files[name].size for name in graphs.decoder_files), cache.bytes_per_token),
+        memory=Memory(
+            sum(files[name].size for name in graphs.decoder_files), cache.bytes_per_token, _bytes_per_patch(spec)
+        ),
         accuracy=None,
         files=dict(sorted(files.items())),
         positions=positions,
@@ -188,6 +190,18 @@ def _vision(vision: VisionSpec | None) -> VisionFacts | None:
     if vision is None:
         return None
     return VisionFacts(**{entry.name: getattr(vision, entry.name) for entry in fields(VisionFacts)})
+
+
+def _bytes_per_patch(spec: DecoderSpec) -> int:
+    """What a run of the vision tower takes per patch: a block's activations, and the features of its token twice.
+
+    The factors are measured on ONNX Runtime's CPU kernels, whose attention does not hold all scores at once.
+    """
+    vision = spec.vision
+    if vision is None:
+        return 0
+    features = 2 * (1 + len(vision.deepstack)) * spec.hidden_size // vision.merge_size**2
+    return 4 * (11 * vision.hidden_size + 4 * vision.intermediate_size + features)
 
 
 def _text(name: str) -> str:

@@ -8,8 +8,14 @@ from inference_pio.artifact.printable import printable
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.spec import DecoderSpec
 
-GENAI_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-"""Architectures whose greedy tokens a parity test compares with onnxruntime-genai."""
+GENAI_TYPES = {
+    "llama": "llama",
+    "mistral": "mistral",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "qwen3_moe": "qwen3",  # genai 0.18 has no word for it; to the runtime both are a decoder with the same inputs
+}
+"""What genai calls the architectures whose greedy tokens a parity test compares with it."""
 
 MAX_LENGTH = 2048
 """genai allocates the whole cache for `search.max_length`, so this stays modest; callers may raise it."""
@@ -27,7 +33,7 @@ def genai_config(
     Without such an id genai would end at the padding id, or at 0.
     """
     special_ids = _special_ids(config, generation)
-    if spec.model_type not in GENAI_MODEL_TYPES or not special_ids:
+    if spec.model_type not in GENAI_TYPES or not special_ids:
         return None
     names = {
         "input_ids": "input_ids",
@@ -37,7 +43,7 @@ def genai_config(
     }
     return {
         "model": {
-            "type": spec.model_type,
+            "type": GENAI_TYPES[spec.model_type],
             **special_ids,
             "context_length": context_length,
             "vocab_size": spec.vocab_size,

@@ -97,7 +97,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions, calibration: Cal
     architecture, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)
     check_tokenizer(checkpoint, spec.vocab_size)
     check_preprocessors(checkpoint, spec.vision)
-    context = _context_length(spec, options.context_length)
+    context = check_context_length(spec, options.context_length)
     threads = os.cpu_count() or 1 if options.threads is None else options.threads
     if threads < 1:
         raise BadInputError(f"--threads must be at least 1, not {threads}")
@@ -132,11 +132,21 @@ def check_kv_cache(checkpoint: Checkpoint, options: ExportOptions) -> None:
         )
     if options.kv_cache == "int8":
         _, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)
-        if spec.mla is not None:
-            raise BadInputError(
-                f"--kv-cache int8 is not available for {spec.model_type}: it caches latents, which no operator of "
-                f"{options.target} reads as int8: leave it out (a latent is small already)"
-            )
+        check_int8_cache(spec, options.target)
+
+
+def has_int8_cache(spec: DecoderSpec) -> bool:
+    """Whether a model's cache can be int8."""
+    return spec.mla is None
+
+
+def check_int8_cache(spec: DecoderSpec, target: str) -> None:
+    """Raise BadInputError for a model whose cache cannot be int8."""
+    if not has_int8_cache(spec):
+        raise BadInputError(
+            f"--kv-cache int8 is not available for {spec.model_type}: it caches latents, which no operator of "
+            f"{target} reads as int8: leave it out (a latent is small already)"
+        )
 
 
 def _check_overrides(recipe: Recipe, checkpoint: Checkpoint) -> None:
@@ -148,7 +158,8 @@ def _check_overrides(recipe: Recipe, checkpoint: Checkpoint) -> None:
             )
 
 
-def _context_length(spec: DecoderSpec, asked: int | None) -> int:
+def check_context_length(spec: DecoderSpec, asked: int | None) -> int:
+    """The context asked for, by default the model's own; raises BadInputError for one that the model lacks."""
     if asked is None:
         return spec.context_length
     if not 1 <= asked <= spec.context_length:

@@ -16,7 +16,6 @@ import onnx_ir as ir
 
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.blocks.moe import DOMAIN as EXPERTS
-from inference_pio.graphs.builder import IR_VERSION, OPSET
 from inference_pio.graphs.parts import Part
 from inference_pio.graphs.rewrites import expert_kernels, linear_kernels
 from inference_pio.graphs.rewrites.host_embedding import HIDDEN_STATES
@@ -27,6 +26,9 @@ from inference_pio.version import __version__
 NEXT_HIDDEN, EXPERTS_INPUT, EXPERTS_OUTPUT = "next_hidden_states", "experts_input", "experts_output"
 BLOCK_OPSET, BLOCK_IR_VERSION = 17, 8
 """What TensorRT 8.5 reads."""
+EXPERTS_FORM = (21, 10)
+"""Opset and IR version of experts: also read by ONNX Runtime 1.23, the last for Python 3.10."""
+QUANTIZED_EXPERTS_NEED = ("onnxruntime", "1.31")
 BLOCK_PARAMETERS = 420_000_000
 """Weights of a block: building takes about 10 bytes of host memory for each (6.9 GiB were measured for 769 million, in
 TensorRT 10), of which a host with 8 GB has about 4 GB to spare. Four layers of a 4B model."""
@@ -104,11 +106,13 @@ class _Cutter:
     def _experts_part(self, layer: int, node: ir.Node) -> Part:
         """Router and experts, lowered for ONNX Runtime's CPU."""
         assert node.inputs[0] is not None
-        model = self._extract({EXPERTS_INPUT: node.inputs[0]}, {EXPERTS_OUTPUT: node.outputs[0]}, OPSET, IR_VERSION)
+        model = self._extract({EXPERTS_INPUT: node.inputs[0]}, {EXPERTS_OUTPUT: node.outputs[0]}, *EXPERTS_FORM)
         for step in (expert_kernels, linear_kernels):
             apply_rewrite(step, model.graph, self._context, required=True)
             prune(model.graph)
-        return Part("experts", f"experts-{layer:02d}.onnx", model, (layer,))
+        quantized = any(node.op_type == "QMoE" for node in model.graph)
+        requires = (QUANTIZED_EXPERTS_NEED,) if quantized else ()
+        return Part("experts", f"experts-{layer:02d}.onnx", model, (layer,), requires)
 
     def _extract(
         self, inputs: Mapping[str, ir.Value], outputs: Mapping[str, ir.Value | None], opset: int, ir_version: int

@@ -91,6 +91,15 @@ class WeightFormat:
             return None
         return self.gather_block(math.gcd(*columns))
 
+    def wider(self) -> WeightFormat:
+        """The next format up for blocks, for tensors that most of the error would come from; else this one.
+
+        It is 8 bits for 4, and float16 for 8 and for exact blocks: 8 bits have no exact product but that of experts.
+        """
+        if not self.quantized or self.integer_product:
+            return self
+        return FP16 if self.bits == 8 or self.activations is Activations.EXACT else replace(self, bits=8)
+
     def for_experts(self) -> WeightFormat:
         """The closest format that experts have: their operator knows no integer products, but blocks of 8 bits."""
         return replace(self, activations=Activations.BLOCK) if self.integer_product else self

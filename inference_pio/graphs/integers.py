@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from inference_pio.graphs.calibrated import CalibratedLinear, CodeReader
 from inference_pio.graphs.rounding import round_channels
-from inference_pio.graphs.weights import Piece, Rows, bytes_of
+from inference_pio.graphs.weights import Piece, Rows, RowsReader, bytes_of, in_turn
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class _Gathered:
         return Piece(bytes_of(self.codes_KN))
 
 
-def stacked(readers: list[tuple[int, CodeReader]]) -> CodeReader:
+def stacked(readers: Sequence[tuple[int, RowsReader]]) -> CodeReader:
     """One reader over tensors that lie behind each other along the rows; `readers` are (rows, reader)."""
 
     def read(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
@@ -110,20 +110,10 @@ def calibrated_codes(rows: Rows, linears: list[CalibratedLinear]) -> CodeReader 
     """The codes of a weight whose tensors are `linears`, one behind the other; None when there are none."""
     if not linears:
         return None
-    readers = [(count, linear.read) for (_, count), linear in zip(rows.parts, linears, strict=True)]
-    groups = [readers[start : start + rows.interleaved] for start in range(0, len(readers), rows.interleaved)]
-    return stacked([group[0] if len(group) == 1 else _in_turn(group) for group in groups])
-
-
-def _in_turn(readers: list[tuple[int, CodeReader]]) -> tuple[int, CodeReader]:
-    """One reader over tensors of the same size whose rows take turns: a0, b0, a1, b1 ..."""
-    count = len(readers)
-
-    def read(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        low, high = start // count, -(-stop // count)
-        parts = [reader(low, high) for _, reader in readers]
-        codes, scales = (np.stack(arrays, axis=1) for arrays in zip(*parts, strict=True))
-        first, last = start - low * count, stop - low * count
-        return codes.reshape(-1, *codes.shape[2:])[first:last], scales.reshape(-1, *scales.shape[2:])[first:last]
-
-    return sum(rows for rows, _ in readers), read
+    counts = [count for _, count in rows.parts]
+    step = rows.interleaved
+    groups = [
+        (sum(counts[i : i + step]), partial(in_turn, [linear.read for linear in linears[i : i + step]]))
+        for i in range(0, len(counts), step)
+    ]
+    return stacked(groups)

@@ -86,3 +86,29 @@ def _read_heads(whole: Rows, per_head: int, first: int, rows: int, _: str, start
     """Rows `first` to `first + rows` of the heads `start` to `stop`: float32 [stop - start, rows, columns]."""
     values = whole.read(start * per_head, stop * per_head)
     return values.reshape(stop - start, per_head, -1)[:, first : first + rows]
+
+
+class ShapeSource(WeightSource):
+    """Stands in for a checkpoint whose weights are not there: notes names and shapes, and gives out no rows."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._read_rows = _no_rows
+
+    def rows(self, name: str, shape: tuple[int, ...]) -> Rows:
+        """Any tensor, of the shape that is wanted."""
+        self.shapes[name] = shape
+        return Rows(((name, shape[0]),), shape[1:], _no_rows)
+
+    def declare_unused(self, pattern: str, reason: str) -> None:
+        """Nothing is there that could be left out."""
+
+    def declare_copy(self, name: str, original: str) -> None:
+        """Nothing is there that could differ."""
+
+    def close(self) -> None:
+        """Whatever was asked for is taken to be there."""
+
+
+def _no_rows(name: str, start: int, stop: int) -> np.ndarray:
+    raise AssertionError(f"the rows of '{name}' were read, of which only the shape is known")

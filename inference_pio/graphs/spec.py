@@ -125,7 +125,7 @@ class DecoderSpec:
     float_tensors: tuple[str, ...] = ("*.mlp.gate.weight",)
     """Patterns of tensors that no recipe rounds unless it names them: a router's rounding changes which experts run."""
     sensitive_tensors: tuple[str, ...] = ()
-    """Patterns of tensors that recipes of 4 bits store in 8: few bytes that most of the error would come from."""
+    """Patterns of tensors that recipes in blocks store one width up: few bytes that much of the error comes from."""
     prefix: str = "model"
     vision: VisionSpec | None = None
 

@@ -10,6 +10,7 @@ from inference_pio.graphs.builder import GraphBuilder
 from inference_pio.graphs.integers import IntegerRows
 from inference_pio.graphs.parts import Part
 from inference_pio.graphs.rewrites.rewrite import LoweringContext
+from inference_pio.graphs.rewrites.static_products import is_static
 from inference_pio.graphs.weights import Recipe, Rows, StoreRows, recipe_of, stored_rows
 
 FILE = "embedding.data"
@@ -31,8 +32,11 @@ def table_rows(decoder: ir.Model, context: LoweringContext) -> Rows:
 
 
 def find_table(rows: Rows, parts: list[Part], context: LoweringContext) -> Table:
-    """The table's place among `parts`: the weight of the head that was made of the same rows, or a graph of its own."""
-    quantized = context.format_of(rows.parts[0][0]).quantized
+    """The table's place among `parts`: the weight of the head that was made of the same rows, or a graph of its own.
+
+    Raises BadInputError for a format that it cannot have.
+    """
+    quantized = is_static(rows, context)
     job = IntegerRows(rows) if quantized else StoreRows(rows)
     for part in parts:
         found = [v for v in part.model.graph.initializers.values() if (r := recipe_of(v)) is not None and r.job == job]

@@ -8,7 +8,7 @@ depends on neither the model nor its largest tensor.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
@@ -21,8 +21,24 @@ from inference_pio.errors import BadInputError
 RowReader = Callable[[str, int, int], np.ndarray]
 """(tensor name, first row, last row + 1) -> float32 rows."""
 
+RowsReader = Callable[[int, int], tuple[np.ndarray, ...]]
+"""(first row, last row + 1) -> arrays of these rows."""
+
 CHUNK_ELEMENTS = 1 << 19
 """Elements of one row chunk: 2 MB as float32."""
+
+
+def in_turn(readers: Sequence[RowsReader], start: int, stop: int) -> tuple[np.ndarray, ...]:
+    """Rows `start` to `stop` of sources of the same size that give one row each in turn: a0, b0, a1, b1 ..."""
+    count = len(readers)
+    low, high = start // count, -(-stop // count)
+    parts = [reader(low, high) for reader in readers]
+    if count == 1:
+        return parts[0]
+    wanted = slice(start - low * count, stop - low * count)
+    return tuple(
+        np.stack(arrays, axis=1).reshape(-1, *arrays[0].shape[1:])[wanted] for arrays in zip(*parts, strict=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -85,13 +101,10 @@ class Rows:
             offset += rows
 
     def _read_group(self, names: list[str], first: int, last: int) -> np.ndarray:
-        if len(names) == 1:
-            return self._read_tensor(names[0], first, last)
-        low, high = first // len(names), -(-last // len(names))
-        taken = np.stack([self._read_tensor(name, low, high) for name in names], axis=1)
-        return taken.reshape(-1, *self.tail)[first - low * len(names) : last - low * len(names)]
+        (found,) = in_turn([partial(self._read_tensor, name) for name in names], first, last)
+        return found
 
-    def _read_tensor(self, name: str, first: int, last: int) -> np.ndarray:
+    def _read_tensor(self, name: str, first: int, last: int) -> tuple[np.ndarray]:
         piece = self.read_rows(name, first, last)
         with np.errstate(invalid="ignore"):  # of infinities of both signs
             total = float(np.add.reduce(piece, axis=None, dtype=np.float64))
@@ -100,7 +113,7 @@ class Rows:
                 f"tensor '{name}' holds NaN or infinite values in rows {first} to {last - 1}: "
                 "the checkpoint is damaged, fetch or convert it again"
             )
-        return piece
+        return (piece,)
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """Row ranges of about CHUNK_ELEMENTS elements each, in order."""

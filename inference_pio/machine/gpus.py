@@ -1,4 +1,4 @@
-"""The NVIDIA GPUs of this machine, as the driver's own tool reports them."""
+"""The NVIDIA GPUs of this machine, as NVML reports them where its bindings are installed, else as the driver's tool."""
 
 from __future__ import annotations
 
@@ -23,6 +23,42 @@ class Gpu:
 
 def find_gpus() -> list[Gpu]:
     """The GPUs in the driver's order; empty where there is none or the driver does not answer."""
+    found = _from_nvml()
+    return _from_tool() if found is None else found
+
+
+def _from_nvml() -> list[Gpu] | None:
+    """By NVML (package nvidia-ml-py); None where it is not installed or finds no driver."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        driver = _text(pynvml.nvmlSystemGetDriverVersion())
+        found = []
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            device = pynvml.nvmlDeviceGetHandleByIndex(index)
+            capability = "{}.{}".format(*pynvml.nvmlDeviceGetCudaComputeCapability(device))
+            memory = pynvml.nvmlDeviceGetMemoryInfo(device)
+            name = _text(pynvml.nvmlDeviceGetName(device))
+            found.append(Gpu(name, capability, int(memory.total), int(memory.free), driver))
+        return found
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _text(value: str | bytes) -> str:
+    """Older bindings return bytes."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _from_tool() -> list[Gpu]:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []

@@ -23,7 +23,7 @@ from inference_pio.version import __version__
 DEPENDENCIES = ("numpy", "tokenizers", "jinja2", "psutil", "onnxruntime")
 """What a loaded model needs; exporting one needs `inference-pio[export]`."""
 PYTHON = ">=3.10"
-_CHAT_FIELDS = ("return_result", "tools", "thinking", "cancel")
+_CHAT_FIELDS = ("return_result", "tools", "thinking", "thinking_budget", "cancel")
 
 
 class ArtifactPlugin(ModelPluginInterface):
@@ -136,8 +136,9 @@ class ArtifactPlugin(ModelPluginInterface):
         return result.text
 
     def chat_completion(self, messages: Sequence[Mapping[str, Any]], **sampling: Any) -> str | Result:
-        """The answer to a conversation; `sampling` are fields of SamplingParams, `tools`, `thinking` and `cancel` of
-        `Engine.chat`. With `return_result=True` the Result, which has usage, reasoning and tool calls; else its text.
+        """The answer to a conversation; `sampling` are fields of SamplingParams, and `tools`, `thinking`,
+        `thinking_budget` and `cancel` of `Engine.chat`. With `return_result=True` the Result, which has usage,
+        reasoning and tool calls; else its text.
 
         Raises as `generate_text` does.
         """

@@ -18,7 +18,14 @@ from inference_pio.runtime.sampling_params import SamplingParams
 
 
 def bench(
-    artifact: Path, *, prompt_tokens: int, new_tokens: int, threads: int | None, repeat: int, cache_dir: Path
+    artifact: Path,
+    *,
+    prompt_tokens: int,
+    new_tokens: int,
+    threads: int | None,
+    repeat: int,
+    cache_dir: Path,
+    backend: str = "auto",
 ) -> dict[str, Any]:
     """Medians over `repeat` runs (after one to warm up) of a random prompt, greedy, without the prefix cache.
 
@@ -26,7 +33,7 @@ def bench(
     library. Memory is that of the whole process.
     """
     started = time.perf_counter()
-    config = EngineConfig(threads=threads, prefix_cache_bytes=0, cache_dir=cache_dir)
+    config = EngineConfig(backend=backend, threads=threads, prefix_cache_bytes=0, cache_dir=cache_dir)
     with Engine.open(artifact, config) as engine:
         load_s = time.perf_counter() - started
         ids = np.random.default_rng(0).integers(0, engine.manifest.model.vocab_size, prompt_tokens).tolist()

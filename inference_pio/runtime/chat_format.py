@@ -9,9 +9,12 @@ from typing import Any
 from inference_pio.errors import BadInputError
 from inference_pio.runtime import reasoning as thoughts
 from inference_pio.runtime.result import Delta
+from inference_pio.runtime.thinking_budget import ThinkingBudget
+from inference_pio.runtime.tokenizer import Tokenizer
 from inference_pio.runtime.tool_dialects import ToolDialect, find_dialect
 from inference_pio.runtime.tool_reader import ToolCallReader
 from inference_pio.runtime.tool_schema import parameter_types
+from inference_pio.runtime.values import checked_int
 
 _SWITCHES = ("enable_thinking", "thinking")
 """Names under which templates know the switch of the reasoning."""
@@ -48,16 +51,35 @@ class ChatFormat:
             raise BadInputError("this checkpoint's chat template has no switch for thinking: leave thinking out")
         return {self.switch: thinking}
 
+    def budget(
+        self, tokens: int | None, thinking: bool | None, ending: str, tokenizer: Tokenizer
+    ) -> ThinkingBudget | None:
+        """What ends the reasoning of the answer to a prompt that ends so after `tokens` tokens; None for no limit.
+
+        Raises BadInputError for what is no count, and where there is no reasoning to limit.
+        """
+        limit = checked_int("thinking_budget", tokens, least=0)
+        if limit is None:
+            return None
+        if not self.reasons:
+            raise BadInputError("this checkpoint's chat template shows no reasoning: leave thinking_budget out")
+        if thinking is False:
+            raise BadInputError("thinking is off, so a thinking_budget limits nothing: leave one of the two out")
+        return ThinkingBudget(limit, self._opened(ending), tokenizer)
+
     def answer(
         self, deltas: Iterator[Delta], ending: str, tools: Sequence[Mapping[str, Any]] | None
     ) -> Iterator[Delta]:
         """The deltas of the answer to a prompt that ends so, with reasoning and the calls of `tools` kept apart."""
-        opened = self.reasons and ending.rstrip().endswith(thoughts.OPEN)
-        splitter = thoughts.ReasoningSplitter(opened) if self.reasons else None
+        splitter = thoughts.ReasoningSplitter(self._opened(ending)) if self.reasons else None
         reader = ToolCallReader(self.dialect, parameter_types(tools)) if self.dialect and tools else None
         if splitter is None and reader is None:
             return deltas
         return _split(deltas, splitter, reader)
+
+    def _opened(self, ending: str) -> bool:
+        """Whether a prompt that ends so ends inside the reasoning."""
+        return self.reasons and ending.rstrip().endswith(thoughts.OPEN)
 
 
 def _split(

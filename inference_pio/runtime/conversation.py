@@ -45,8 +45,12 @@ class Conversation:
         params: SamplingParams | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         thinking: bool | None = None,
+        thinking_budget: int | None = None,
     ) -> None:
-        """`params`, `tools` and `thinking` are those of `Engine.chat`; raises BadInputError for impossible budgets."""
+        """`params`, `tools`, `thinking` and `thinking_budget` are those of `Engine.chat`.
+
+        Raises BadInputError for impossible budgets.
+        """
         context = engine.context_length
         answer = checked_int("answer_tokens", answer_tokens, least=1)
         most = context - (min(ANSWER_TOKENS, context // 2) if answer is None else answer)
@@ -58,7 +62,8 @@ class Conversation:
                 "history_tokens or answer_tokens"
             )
         self.dropped_turns = 0
-        self._engine, self._tools, self._thinking = engine, tools, thinking
+        self._engine, self._tools = engine, tools
+        self._thinking, self._thinking_budget = thinking, thinking_budget
         self._params = params or SamplingParams()
         self._system: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self._turns: list[list[Message]] = []
@@ -105,7 +110,12 @@ class Conversation:
     ) -> Iterator[Delta]:
         kept = self._fitting(turns)
         deltas = self._engine.stream_chat(
-            self._flat(kept), params or self._params, tools=self._tools, thinking=self._thinking, cancel=cancel
+            self._flat(kept),
+            params or self._params,
+            tools=self._tools,
+            thinking=self._thinking,
+            thinking_budget=self._thinking_budget,
+            cancel=cancel,
         )
         return self._recorded(deltas, kept, len(turns) - len(kept))
 

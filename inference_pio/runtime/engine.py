@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from types import TracebackType
@@ -163,15 +164,18 @@ class Engine:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         thinking: bool | None = None,
+        thinking_budget: int | None = None,
         cancel: Event | None = None,
     ) -> Result:
         """Answer a conversation through the checkpoint's chat template; `n > 1` is for `generate`.
 
-        `thinking` turns the reasoning on or off where the template has a switch for it. Where it shows reasoning, the
-        result keeps that apart from the text; with `tools` it holds the calls of the answer as well. Contents may be
-        lists of parts with images and videos; see `runtime.vision.messages`.
+        `thinking` turns the reasoning on or off where the template has a switch for it, and `thinking_budget` ends it
+        after so many tokens. Where the template shows reasoning, the result keeps that apart from the text; with
+        `tools` it holds the calls of the answer as well. Contents may be lists of parts with images and videos; see
+        `runtime.vision.messages`.
         """
-        return last_result(self.stream_chat(messages, params, tools=tools, thinking=thinking, cancel=cancel))
+        how: dict[str, Any] = {"tools": tools, "thinking": thinking, "thinking_budget": thinking_budget}
+        return last_result(self.stream_chat(messages, params, **how, cancel=cancel))
 
     def stream_chat(
         self,
@@ -180,16 +184,18 @@ class Engine:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         thinking: bool | None = None,
+        thinking_budget: int | None = None,
         cancel: Event | None = None,
     ) -> Iterator[Delta]:
         """As `chat`, yielding deltas as `stream` does."""
         params = params or SamplingParams()
         if params.n != 1:
             raise BadInputError("a conversation has one answer at a time: use n=1, and call again for another")
-        prepared = self._prompts.conversation(messages, tools, thinking)
+        prepared, how = self._prompts.conversation(messages, tools, thinking), self._prompts.template.format
         ending = self.tokenizer.decode(prepared[0][-ENDING_TOKENS:], skip_special_tokens=False)
-        deltas = self._run(self._request(prepared, params, 0, cancel))
-        return self._prompts.template.format.answer(deltas, ending, tools)
+        budget = how.budget(thinking_budget, thinking, ending, self.tokenizer)
+        deltas = self._run(replace(self._request(prepared, params, 0, cancel), thinking=budget))
+        return how.answer(deltas, ending, tools)
 
     def chat_tokens(
         self,

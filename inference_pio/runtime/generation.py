@@ -64,12 +64,13 @@ def prefill(sequence: Sequence, request: Request, cache: PrefixCache, turn: Turn
 
 
 def decode(sequence: Sequence, logits: np.ndarray, request: Request, turn: Turn) -> Iterator[Step]:
-    """Sample token after token from `logits` on, until the request is done."""
-    sampling = request.sampling
+    """Sample token after token from `logits` on, until the request is done; its thinking budget may force some."""
+    sampling, thinking = request.sampling, request.thinking
     sampler = Sampler(sampling, len(logits), request.prompt_ids, request.index)
     token_array = np.zeros(1, np.int64)
     for count in range(1, sampling.max_new_tokens + 1):
-        token = sampler.sample(logits)
+        forced = thinking.next_token() if thinking is not None else None
+        token = sampler.sample(logits) if forced is None else sampler.take(forced)
         logprob = None if sampling.logprobs is None else token_logprobs(logits, token, sampling.logprobs)
         if token in sampling.stop_token_ids:
             yield Step(token, logprob, FinishReason.STOP)
@@ -78,6 +79,8 @@ def decode(sequence: Sequence, logits: np.ndarray, request: Request, turn: Turn)
             yield Step(token, logprob, FinishReason.LENGTH)
             return
         yield Step(token, logprob, None)
+        if thinking is not None:
+            thinking.add(token)
         if request.cancel.is_set():
             return
         token_array[0] = token

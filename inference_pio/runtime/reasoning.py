@@ -23,6 +23,11 @@ class ReasoningSplitter:
         self._trim = False
         self._held = ""
 
+    @property
+    def inside(self) -> bool:
+        """Whether the text so far ends inside the reasoning."""
+        return self._inside
+
     def push(self, piece: str) -> tuple[str, str]:
         """Add text; the reasoning and the text that are certain now."""
         self._held += piece

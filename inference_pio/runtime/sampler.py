@@ -51,6 +51,11 @@ class Sampler:
         self._penalties.count(token)
         return token
 
+    def take(self, token: int) -> int:
+        """A token that something else chose; it counts as generated from now on, and nothing is drawn."""
+        self._penalties.count(token)
+        return token
+
     def distribution(self, logits: Floats) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The tokens that `sample` would choose among (ascending) and their probabilities; draws nothing."""
         self._check(logits)

@@ -7,10 +7,9 @@ from typing import Any
 
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.artifact.jsonfile import read_json_object
-from inference_pio.calibration.examples import Example
+from inference_pio.calibration.examples import Example, pixel_digest
 from inference_pio.calibration.fingerprint import MATERIAL, TextFingerprint
 from inference_pio.calibration.result import FACTS
-from inference_pio.calibration.scenes import pixel_digest
 from inference_pio.errors import BadInputError
 
 

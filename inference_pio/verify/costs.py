@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inference_pio.artifact.manifest import Manifest, read_manifest
+from inference_pio.calibration.examples import Example
 from inference_pio.checkpoint.checkpoint import Checkpoint
+from inference_pio.runtime.vision.preprocess import Preprocessor
 from inference_pio.verify.examples import read_examples
 from inference_pio.verify.options import VerifyOptions
 from inference_pio.verify.original import passes_for
@@ -49,7 +51,7 @@ def estimate(artifact: str | Path, checkpoint: str | Path | None, options: Verif
     options = options or VerifyOptions()
     manifest = read_manifest(Path(artifact))
     if manifest.vision is not None:
-        return _answers_estimate(manifest, options)
+        return _answers_estimate(Path(artifact), manifest, checkpoint, options)
     window = min(options.window, manifest.model.context_length)
     wanted = options.positions_for(manifest.recipe.name)
     window = min(window, wanted)
@@ -64,12 +66,37 @@ def estimate(artifact: str | Path, checkpoint: str | Path | None, options: Verif
     return Estimate(max(phases), rows * manifest.model.vocab_size * 4, positions)
 
 
-def _answers_estimate(manifest: Manifest, options: VerifyOptions) -> Estimate:
-    """For answers about images: the original is held whole, and no answer has more tokens than bytes."""
+def _answers_estimate(
+    artifact: Path, manifest: Manifest, checkpoint: str | Path | None, options: VerifyOptions
+) -> Estimate:
+    """For answers about images: no prompt or answer has more tokens than bytes."""
     examples = read_examples(options.data).examples
     positions = sum(len(example.answer.encode()) for example in examples)
-    memory = max(_engine_bytes(manifest, _CHUNK), 4 * manifest.parameters + _TORCH)
-    return Estimate(memory, 2 * positions * manifest.model.vocab_size * 4, positions)
+    images = [_image_tokens(artifact, example) for example in examples]
+    longest = max(shown + len((e.prompt + e.answer).encode()) for shown, e in zip(images, examples, strict=True))
+    phases = [_engine_bytes(manifest, min(longest, manifest.model.context_length)), 8 * 4 * CHUNK_ELEMENTS + _TORCH]
+    if checkpoint is not None:
+        with Checkpoint.open(checkpoint) as source:
+            tower = _tower_bytes(source, manifest, sum(images))
+            phases.append(_reference_bytes(source, manifest, len(examples) * longest, longest) + tower)
+    rows = passes_for(manifest, options).rows(positions, positions)
+    return Estimate(max(phases), rows * manifest.model.vocab_size * 4, positions)
+
+
+def _image_tokens(artifact: Path, example: Example) -> int:
+    """Tokens of an example's images and videos, from the headers of their files."""
+    reader = Preprocessor(artifact)
+    found = sum(reader.tokens([image], video=False) for image in example.images)
+    return found + sum(reader.tokens(list(video.frames), video=True) for video in example.videos)
+
+
+def _tower_bytes(checkpoint: Checkpoint, manifest: Manifest, tokens: int) -> int:
+    """Patches of all images, their hidden states and features, and what comes between these."""
+    assert manifest.vision is not None
+    tower, patches = checkpoint.config["vision_config"], tokens * manifest.vision.merge_size**2
+    values = 3 * manifest.vision.temporal_patch_size * manifest.vision.patch_size**2
+    features = 1 + len(tower["deepstack_visual_indexes"])
+    return 4 * (patches * (2 * values + 4 * tower["hidden_size"]) + 3 * features * tokens * manifest.model.hidden_size)
 
 
 def _engine_bytes(manifest: Manifest, window: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from importlib.util import find_spec
@@ -60,16 +60,24 @@ class Original:
             progress=lambda done, total: self._options.report(phase, done, total),
         )
 
-    def answers(self, examples: Sequence[Example]) -> Iterator[Any]:
-        """What transformers' model makes of questions about images; see `reference.vision.answers`."""
+    def questions(self, examples: Sequence[Example]) -> list[Any]:
+        """What transformers makes of examples before the model runs; see `reference.questions`."""
+        from inference_pio.verify.reference import questions
+
+        return questions.read_questions(self._checkpoint.path, examples)
+
+    def write_answers(self, weights: ModelWeights, questions: Sequence[Any], sink: LogitsFile, phase: str) -> None:
+        """Write the logits of transformers' model with `weights` on the answers; see `reference.vision`."""
         from inference_pio.verify.reference import vision
 
-        return vision.answers(
+        vision.write_answers(
             self._checkpoint.path,
-            examples,
+            weights,
+            questions,
+            sink,
             layers=self._layers_kept,
             threads=self._options.threads,
-            progress=lambda done, total: self._options.report("reference", done, total),
+            progress=lambda done, total: self._options.report(phase, done, total),
         )
 
     def tokenize(self, text: str) -> list[int]:
@@ -124,15 +132,18 @@ def passes_for(manifest: Manifest, options: VerifyOptions) -> Passes:
 
 
 def check_simulation(artifact: Artifact) -> None:
-    """Raise BadInputError when the package that reads the weights is missing."""
+    """Raise BadInputError when the package that reads the weights is missing, or there are several decoders."""
     _require("onnx_ir")
+    roles = [graph.role for graph in artifact.manifest.graphs]
+    if roles.count("decoder") > 1:
+        raise BadInputError(f"{artifact.path} has graphs {', '.join(roles)}: verify it without the simulation")
 
 
 def rounded_weights(artifact: Artifact) -> RoundedWeights:
-    """The weights of an artifact's decoder, whatever graphs it has, to be read one tensor at a time."""
+    """The weights of an artifact's graphs, to be read one tensor at a time."""
     from inference_pio.verify.simulation import ArtifactWeights
 
-    graphs = [artifact.file(graph.file) for graph in artifact.manifest.graphs if graph.role != "vision"]
+    graphs = (artifact.file(graph.file) for graph in artifact.manifest.graphs)
     return ArtifactWeights(*graphs, table=artifact.manifest.table)
 
 

@@ -15,26 +15,25 @@ from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError
 from inference_pio.verify.answers import compare_answers
 from inference_pio.verify.baseline import compare_with_baseline, read_report
-from inference_pio.verify.candidate import Candidate, run_artifact
-from inference_pio.verify.conclusion import Comparison, Simulated, conclude
+from inference_pio.verify.candidate import run_artifact
+from inference_pio.verify.conclusion import Comparison, conclude
 from inference_pio.verify.gates import Gate, gate_for_recipe, load_gate
-from inference_pio.verify.metrics import CompareRows, PositionTable, ReadLogits, against_logits, compare, must_be_finite
+from inference_pio.verify.metrics import against_logits, must_be_finite
 from inference_pio.verify.options import VerifyOptions
 from inference_pio.verify.original import (
     Original,
-    RoundedWeights,
     check_simulation,
     check_tokens,
     passes_for,
     rounded_weights,
     source_matches,
 )
-from inference_pio.verify.passes import ARTIFACT_ALONE, twin_positions
+from inference_pio.verify.passes import ARTIFACT_ALONE
 from inference_pio.verify.report import Report
 from inference_pio.verify.saved import SavedReference, collect, load_reference
-from inference_pio.verify.scratch import LogitsFile, Scratch
-from inference_pio.verify.weights import TwinWeights
-from inference_pio.verify.windows import Text, Windows, read_text
+from inference_pio.verify.scratch import Scratch
+from inference_pio.verify.simulated import compare_windows, simulate
+from inference_pio.verify.windows import Text, read_text
 
 
 def verify(artifact: str | Path, checkpoint: str | Path | None, options: VerifyOptions | None = None) -> Report:
@@ -49,7 +48,7 @@ def verify(artifact: str | Path, checkpoint: str | Path | None, options: VerifyO
     gate = _choose_gate(opened, options)
     baseline = None if options.baseline is None else read_report(options.baseline)
     if opened.manifest.vision is not None or options.data is not None:
-        comparison, options = _on_answers(opened, checkpoint, options), replace(options, simulation=False)
+        comparison = _on_answers(opened, checkpoint, gate, options)
     elif options.reference is not None:
         comparison = _against_saved(opened, load_reference(options.reference), options)
     elif checkpoint is not None:
@@ -65,7 +64,7 @@ def verify(artifact: str | Path, checkpoint: str | Path | None, options: VerifyO
     return replace(report, baseline=outcome, gate=report.gate.with_failures([f"baseline: {w}" for w in worse]))
 
 
-def _on_answers(artifact: Artifact, checkpoint: str | Path | None, options: VerifyOptions) -> Comparison:
+def _on_answers(artifact: Artifact, checkpoint: str | Path | None, gate: Gate, options: VerifyOptions) -> Comparison:
     """Answers about images; refuses by name what is for texts alone."""
     if artifact.manifest.vision is None:
         raise BadInputError("--data is for models that see images, and this one does not: leave it out")
@@ -77,7 +76,7 @@ def _on_answers(artifact: Artifact, checkpoint: str | Path | None, options: Veri
     if checkpoint is None:
         raise BadInputError("there is nothing to compare with: give a checkpoint")
     with Checkpoint.open(checkpoint) as source:
-        return compare_answers(artifact, source, options)
+        return compare_answers(artifact, source, gate, options)
 
 
 def _against_checkpoint(artifact: Artifact, checkpoint: Checkpoint, gate: Gate, options: VerifyOptions) -> Comparison:
@@ -95,7 +94,7 @@ def _against_checkpoint(artifact: Artifact, checkpoint: Checkpoint, gate: Gate, 
         reference = scratch.open(candidate.windows.positions)
         original.write_logits(original.weights, candidate.windows, reference, "reference")
         read_reference = must_be_finite(reference.read)
-        table = _compare(against_logits(read_reference), candidate.logits, candidate.windows, options)
+        table = compare_windows(against_logits(read_reference), candidate.logits, candidate.windows, options)
 
         facts = original.facts()
         if options.save_reference is not None:
@@ -103,7 +102,16 @@ def _against_checkpoint(artifact: Artifact, checkpoint: Checkpoint, gate: Gate, 
         simulated = None
         if passes.simulation:
             rounded = rounded_weights(artifact)
-            simulated = _simulate(original, rounded, read_reference, candidate, gate, scratch, options)
+            simulated = simulate(
+                original.write_logits,
+                rounded,
+                read_reference,
+                candidate.logits,
+                candidate.windows,
+                gate,
+                scratch,
+                options,
+            )
     return Comparison(
         windows=candidate.windows,
         decode=candidate.decode,
@@ -114,30 +122,6 @@ def _against_checkpoint(artifact: Artifact, checkpoint: Checkpoint, gate: Gate, 
         versions=facts["versions"],
         simulated=simulated,
     )
-
-
-def _simulate(
-    original: Original,
-    rounded: RoundedWeights,
-    read_reference: ReadLogits,
-    candidate: Candidate,
-    gate: Gate,
-    scratch: Scratch,
-    options: VerifyOptions,
-) -> Simulated:
-    """The original's layers with the artifact's weights, held against the original, the artifact and a twin."""
-    windows = candidate.windows
-    simulation = scratch.open(windows.positions)
-    original.write_logits(rounded, windows, simulation, "simulation")
-    noise = _compare(against_logits(read_reference), simulation, windows, options)
-    agreement = _compare(against_logits(simulation.read), candidate.logits, windows, options)
-    apart = None
-    if rounded.rounds_activations:
-        some = windows.first(twin_positions(windows.positions, windows.window))
-        twin = scratch.open(some.positions)
-        original.write_logits(TwinWeights(rounded), some, twin, "twin")
-        apart = _compare(against_logits(simulation.read), twin, some, options)
-    return Simulated.judge(noise, agreement, apart, gate.clear_gap)
 
 
 def _against_saved(artifact: Artifact, saved: SavedReference, options: VerifyOptions) -> Comparison:
@@ -152,7 +136,7 @@ def _against_saved(artifact: Artifact, saved: SavedReference, options: VerifyOpt
     text = _text_of(saved, options)
     with Scratch(options.scratch, saved.vocabulary, ARTIFACT_ALONE) as scratch:
         candidate = run_artifact(artifact, text, saved.windows, options, scratch)
-        table = _compare(saved.compare_rows, candidate.logits, saved.windows, options)
+        table = compare_windows(saved.compare_rows, candidate.logits, saved.windows, options)
     tokenizer = None
     if text is not None:
         stream = saved.windows.stream.tolist()
@@ -166,16 +150,6 @@ def _against_saved(artifact: Artifact, saved: SavedReference, options: VerifyOpt
         source_matches=source_matches(artifact.manifest, saved.facts["source"]),
         versions=saved.facts["versions"],
         simulated=None,
-    )
-
-
-def _compare(original: CompareRows, candidate: LogitsFile, windows: Windows, options: VerifyOptions) -> PositionTable:
-    return compare(
-        original,
-        candidate.read,
-        windows.targets,
-        candidate.vocabulary,
-        lambda done, total: options.report("comparison", done, total),
     )
 
 

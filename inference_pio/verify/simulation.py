@@ -65,22 +65,21 @@ class ArtifactWeights:
         self._others: dict[str, StoredRows] = {}
         self._cache_steps: dict[int, CacheSteps] = {}
         for model in models:
-            self._model = model
-            self._add_graph(model)
+            self._read(model)
         self._others |= join_heads(self._others)
         if table is not None:
             self._tables[table.tensor] = read_table(table, self._model.parent)
 
-    def _add_graph(self, model: Path) -> None:
+    def _read(self, model: Path) -> None:
         try:
             graph = ir.load(model).graph
         except (OSError, ValueError, TypeError, RuntimeError, DecodeError) as error:
             raise BadInputError(f"{model} is not a readable ONNX model: export the artifact again") from error
-        known = len(self._others) + len(self._tables)
+        self._model, known = model, len(self._tables) + len(self._others)
         for value in graph.initializers.values():
             self._add(value)
         self._cache_steps |= read_cache_steps(graph)
-        if known == len(self._others) + len(self._tables):
+        if len(self._tables) + len(self._others) == known:
             raise BadInputError(f"{model} does not say which tensors its weights are: export the artifact again")
 
     @property
@@ -115,7 +114,7 @@ class ArtifactWeights:
         for place in places:
             if name in place:
                 return place[name]
-        raise BadInputError(f"{self._model} holds no weight called '{name}': export the artifact again")
+        raise BadInputError(f"{self._model.parent} holds no weight called '{name}': export the artifact again")
 
     def _add(self, value: ir.Value) -> None:
         tensor = value.const_value

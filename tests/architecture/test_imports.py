@@ -14,7 +14,19 @@ import inference_pio
 ROOT = Path(inference_pio.__file__).parent
 SOURCES = sorted(ROOT.rglob("*.py"))
 EVERYONE = {"errors", "version"}
-LAYERS = ["machine", "artifact", "checkpoint", "graphs", "calibration", "build", "export", "verify", "models", "cli"]
+LAYERS = [
+    "machine",
+    "artifact",
+    "checkpoint",
+    "graphs",
+    "calibration",
+    "build",
+    "export",
+    "planning",
+    "verify",
+    "models",
+    "cli",
+]
 """From the lowest up: a package may import those before it."""
 
 ALLOWED = {name: set(LAYERS[:index]) for index, name in enumerate(LAYERS)}

@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from shapes import write_shape
 
+from inference_pio.artifact.hashing import hash_file
 from inference_pio.calibration.options import CalibrationOptions, Switches
 from inference_pio.calibration.pipeline import calibrate
 from inference_pio.errors import BadInputError
@@ -52,6 +53,13 @@ def refuse(checkpoint: Path, folder: Path, words: str, precision: str = "w8a8", 
     assert {path.name for path in folder.parent.iterdir()} - {"cache", "home"} == {"calibration"}
 
 
+def sign(folder: Path) -> None:
+    """Let calibration.json hold the hash of the second layer's file as it is now: somebody made it on purpose."""
+    facts = json.loads((folder / "calibration.json").read_text())
+    facts["files"]["00001.safetensors"] = hash_file(folder / "layers" / "00001.safetensors").sha256
+    (folder / "calibration.json").write_text(json.dumps(facts))
+
+
 def test_the_good_one_is_good(checkpoint: Path, folder: Path):
     export(checkpoint, folder.parent / "out", ExportOptions(precision="w8a8", calibration=folder, threads=1))
 
@@ -64,10 +72,10 @@ def test_the_good_one_is_good(checkpoint: Path, folder: Path):
         (b"\xff\xfe", "not UTF-8"),
         (b"[1]", "JSON object"),
         (b"{}", "another version"),
-        (b'{"version": 2}', "another version"),
-        (b'{"version": "1"}', "another version"),
-        (b'{"version": 1}', "no usable recipe, source, layers"),
-        (b'{"version": 1, "version": 1}', "twice"),
+        (b'{"version": 1}', "another version"),
+        (b'{"version": "2"}', "another version"),
+        (b'{"version": 2}', "no usable recipe, source, layers, files"),
+        (b'{"version": 2, "version": 2}', "twice"),
         (b'{"version": ' + b"[" * 100_000, "nested|not valid JSON"),
     ],
 )
@@ -85,6 +93,7 @@ def test_facts_that_are_none(checkpoint: Path, folder: Path, content: bytes, wor
         ("layers", -1),
         ("layers", True),
         ("layers", 2.5),
+        ("files", ["00000.safetensors"]),
         ("exceptions", None),
         ("exceptions", [1]),
         ("exceptions", "model"),
@@ -134,9 +143,25 @@ def test_a_truncated_layer(checkpoint: Path, folder: Path, kept: int):
     refuse(checkpoint, folder, "00001.safetensors")
 
 
+@pytest.mark.parametrize("part", [0.2, 0.5, 0.99])
+def test_a_flipped_bit_among_the_values_is_noticed(checkpoint: Path, folder: Path, part: float):
+    place = folder / "layers" / "00001.safetensors"
+    data = bytearray(place.read_bytes())
+    data[int(part * len(data))] ^= 1
+    place.write_bytes(data)
+    refuse(checkpoint, folder, "00001.safetensors is not what was written")
+
+
+def test_files_without_a_hash_are_not_used(checkpoint: Path, folder: Path):
+    facts = json.loads((folder / "calibration.json").read_text())
+    del facts["files"]["00002.safetensors"]
+    (folder / "calibration.json").write_text(json.dumps(facts))
+    refuse(checkpoint, folder, "00002.safetensors is not what was written")
+
+
 @pytest.mark.parametrize("bit", [0x01, 0x10, 0x80])
 def test_no_flipped_bit_of_a_header_goes_unnoticed(checkpoint: Path, folder: Path, bit: int):
-    """Every byte that says what the arrays are; the values themselves carry no check."""
+    """Every byte that says what the arrays are is checked, even where somebody made the hash fit."""
     from inference_pio.calibration.result import Calibration
     from inference_pio.checkpoint.checkpoint import Checkpoint
 
@@ -149,9 +174,11 @@ def test_no_flipped_bit_of_a_header_goes_unnoticed(checkpoint: Path, folder: Pat
     with Checkpoint.open(checkpoint) as source:
         for at in places:
             place.write_bytes(data[: 8 + at] + bytes([data[8 + at] ^ bit]) + data[9 + at :])
+            sign(folder)
             with Calibration(folder) as damaged, pytest.raises(BadInputError):
                 damaged.check_source(source, 3)
         place.write_bytes(data)
+        sign(folder)
         with Calibration(folder) as whole:
             whole.check_source(source, 3)
 
@@ -198,6 +225,7 @@ def test_arrays_that_cannot_be(checkpoint: Path, folder: Path, name: str):
     arrays = load_file(place)
     edit(arrays)
     save_file({key: np.ascontiguousarray(value) for key, value in arrays.items()}, place)
+    sign(folder)
     refuse(checkpoint, folder, words)
 
 
@@ -217,4 +245,5 @@ def test_cache_steps_that_cannot_be(checkpoint: Path, folder: Path, edit: Callab
     arrays = load_file(place)
     edit(arrays)
     save_file({key: value.copy() for key, value in arrays.items()}, place)
+    sign(folder)
     refuse(checkpoint, folder, words, kv_cache="int8")

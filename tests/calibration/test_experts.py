@@ -87,14 +87,16 @@ def test_a_bias_selects_and_does_not_mix():
 
 
 def test_rounded_experts_are_near_exact_ones_and_second_order_is_nearer():
+    """On tokens whose channels go together, as those of models do."""
     experts, _ = small()
-    x_TC = tokens(2000)
+    x_TC = tokens(2000) @ np.random.default_rng(0).normal(0, np.linspace(0.03, 0.35, HIDDEN), (HIDDEN, HIDDEN))
+    x_TC = x_TC.astype(np.float32)
     errors = {}
     for name, steps in (("plain", Switches(False, False, False, False, False)), ("all", Switches())):
         result, out_TC = run(experts, x_TC, WeightFormat(4), steps)
         errors[name] = float(np.square(result.found - out_TC[:64]).sum() / np.square(out_TC[:64]).sum())
         assert len(result.linears) == 3 * COUNT
-    assert 0 < errors["all"] < 0.9 * errors["plain"] < 0.05
+    assert 0 < errors["all"] < 0.6 * errors["plain"] < 0.05
 
 
 def test_an_expert_without_a_token_is_rounded_to_nearest():

@@ -3,13 +3,14 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from inference_pio.calibration.recipes import RECIPES, SUPPORTED, find_recipe
 from inference_pio.errors import BadInputError
-from inference_pio.graphs.formats import FP16, FP32, WeightFormat
+from inference_pio.graphs.formats import FP16, FP32, W8A8, Activations, WeightFormat
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from graph_cases import SPEC
@@ -35,6 +36,7 @@ def recipe_file(tmp_path: Path):
         ("fp16", FP16, FP16),
         ("int8", WeightFormat(8), WeightFormat(8)),
         ("int4", WeightFormat(4), WeightFormat(8)),
+        ("int4-exact", WeightFormat(4, activations=Activations.EXACT), FP16),
     ],
 )
 def test_plain_recipes(name, layers, edges):
@@ -42,6 +44,26 @@ def test_plain_recipes(name, layers, edges):
     assert recipe.name == name
     assert recipe.format_of(LAYER, SPEC) == layers
     assert recipe.format_of(EMBEDDING, SPEC) == recipe.format_of(HEAD, SPEC) == edges
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("fp32", FP32), ("fp16", FP16), ("int8", FP16), ("int4", WeightFormat(8)), ("int4-exact", FP16), ("w8a8", W8A8)],
+)
+def test_sensitive_tensors_are_one_width_up_and_the_manifest_says_so(name, expected):
+    spec = replace(SPEC, sensitive_tensors=("model.layers.3.mlp.*",))
+    recipe = find_recipe(name, "ort-cpu")
+    assert recipe.format_of(LAYER, spec) == expected
+    assert recipe.format_of(LAYER.replace("3", "2"), spec) == recipe.layers
+    assert recipe.formats(spec).get("sensitive") == (None if expected == recipe.layers else str(expected))
+    assert "sensitive" not in recipe.formats(SPEC)
+
+
+def test_an_override_wins_over_the_models_exceptions(recipe_file):
+    recipe = find_recipe(recipe_file({"base": "int4", "block_size": 64, "overrides": {"*.mlp.up*": "int4"}}), "ort-cpu")
+    spec = replace(SPEC, sensitive_tensors=("model.layers.3.mlp.*",))
+    assert recipe.format_of(LAYER, spec) == WeightFormat(8, 64)
+    assert recipe.format_of(LAYER.replace("down", "up"), spec) == WeightFormat(4)
 
 
 def test_the_table_of_pairs_names_known_recipes():

@@ -16,13 +16,13 @@ from safetensors.numpy import load_file
 
 from inference_pio.calibration.collect import Collector
 from inference_pio.calibration.documents import read_documents
+from inference_pio.calibration.examples import pixel_digest
 from inference_pio.calibration.layer_graphs import Runner, cut
 from inference_pio.calibration.observers import ObserverKind
 from inference_pio.calibration.options import CalibrationOptions, Switches
 from inference_pio.calibration.pipeline import calibrate
 from inference_pio.calibration.plan import plan_calibration
 from inference_pio.calibration.result import Calibration
-from inference_pio.calibration.scenes import pixel_digest
 from inference_pio.calibration.text import CalibrationText, read_calibration
 from inference_pio.calibration.workspace import Workspace
 from inference_pio.checkpoint.checkpoint import Checkpoint

@@ -69,6 +69,25 @@ def test_a_layer_is_finished_with_its_facts_and_not_before(tmp_path: Path):
         assert work.finished_layers() == 1
 
 
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "facts"])
+def test_a_damaged_layer_begins_anew(tmp_path: Path, layer: int, damage: str):
+    with Workspace(tmp_path / "out", KEY) as work:
+        do_layers(work, 0, 2)
+    place = work.folder / "layers" / f"0000{layer}.safetensors"
+    data = bytearray(place.read_bytes())
+    data[-1] ^= 1
+    if damage == "facts":
+        (work.folder / f"layer.{layer}.json").write_text('{"facts": {}}')
+    elif damage == "gone":
+        place.unlink()
+    else:
+        place.write_bytes(data if damage == "flipped" else data[:-1])
+    with Workspace(tmp_path / "out", KEY) as work:
+        assert work.finished_layers() == 0
+        assert names(work.folder) == ["key.json"]
+
+
 @pytest.mark.parametrize("key", [{**KEY, "n": 2}, {}, {**KEY, "more": 1}])
 def test_another_key_begins_anew(tmp_path: Path, key: dict[str, Any]):
     with Workspace(tmp_path / "out", KEY) as work:

@@ -42,6 +42,13 @@ def test_reasoning_goes_to_standard_error(
     assert capsys.readouterr() == ("Hello!\n", "I think.\n\n")
 
 
+def test_a_budget_ends_the_reasoning(artifact: Path, capsys: pytest.CaptureFixture[str]):
+    assert main.run(["chat", str(artifact), "-m", "Hello", "--thinking-budget", "0", *FEW, "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["reasoning"] == ""
+    assert main.run(["chat", str(artifact), "-m", "Hello", "--thinking-budget", "-1", *FEW]) == 2
+    assert "thinking_budget" in capsys.readouterr().err
+
+
 def test_no_switch_and_no_room_are_refused(artifact: Path, tiny_artifact, capsys: pytest.CaptureFixture[str]):
     assert main.run(["chat", str(tiny_artifact("int8")), "-m", "Hello", "--thinking"]) == 2
     assert "no switch for thinking" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""qwen2, llama and mistral: every choice of a config.json means what it means to transformers."""
+"""qwen2, llama, mistral, qwen3_moe's window: every choice of a config.json means what it means to transformers."""
 
 import json
 from typing import Any
@@ -78,6 +78,17 @@ def test_windows_of_qwen2(more: dict[str, Any]):
 def test_every_layer_of_mistral_slides_or_none_does(value: Any, expected: int | None):
     assert theirs("mistral", sliding_window=value).sliding_window == expected
     assert read("mistral", sliding_window=value).windows == (expected,) * 4
+
+
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+
+
+@pytest.mark.parametrize("use", [True, False, ABSENT], ids=["on", "off", "absent"])
+@pytest.mark.parametrize("value", [ABSENT, None, 16], ids=["absent", "null", "16"])
+def test_every_layer_of_qwen3_moe_slides_or_none_does(value: Any, use: Any):
+    expected = theirs("qwen3_moe", sliding_window=value, use_sliding_window=use).sliding_window
+    found = read("qwen3_moe", sliding_window=value, use_sliding_window=use, max_window_layers=2, **EXPERTS)
+    assert found.windows == (expected,) * 4
 
 
 def test_layer_types_mean_nothing_to_mistral_and_are_refused():

@@ -16,6 +16,7 @@ from inference_pio.export.options import ExportOptions
 from inference_pio.export.pipeline import export
 from inference_pio.runtime import Engine, FinishReason, SamplingParams
 from inference_pio.runtime.chat_template import ChatTemplate
+from inference_pio.tiny import tiny_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from shapes import write_shape
@@ -30,6 +31,7 @@ The kernels then add up in another order for several rows than for one, and an a
 steps falls on the other side. With blocks of 32, and without quantization, a row is the same to the bit.
 """
 SHAPES = ("plain", "untied", "yarn", "llama3", "window_one_kv_head", "odd_heads", "bias")
+EXPERTS = ("moe_dense_between", "moe_every_second")
 RELATIVES = ("qwen2", "qwen2_windows", "llama", "llama_biases", "mistral", "mistral_no_window")
 PROMPTS = ("class Parser:\n    def ", "The following example shows how the module is used to")
 TEXTS = (
@@ -77,6 +79,14 @@ def test_one_prompt(tiny_artifact: Callable[[str], Path], precision: str, repeti
         assert genai_tokens(folder, [prompt], NEW_TOKENS, repetition_penalty=repetition_penalty) == expected
 
 
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_trained_model_with_experts(tmp_path: Path, precision: str):
+    export(tiny_checkpoint("qwen3_moe"), tmp_path / "out", ExportOptions(precision=precision))
+    for prompt in tokenized(tmp_path / "out", PROMPTS):
+        expected = engine_tokens(tmp_path / "out", [prompt], max_new_tokens=NEW_TOKENS)
+        assert genai_tokens(tmp_path / "out", [prompt], NEW_TOKENS) == expected
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_batch_of_two_lengths(tiny_artifact: Callable[[str], Path], precision: str):
     check_batch(tiny_artifact(precision), near_tie=0.0)
@@ -112,7 +122,7 @@ def check_batch(folder: Path, near_tie: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "shape", ["plain", "untied", "yarn", "llama3", "window_one_kv_head", "odd_heads", "bias", *RELATIVES]
+    "shape", ["plain", "untied", "yarn", "llama3", "window_one_kv_head", "odd_heads", "bias", *RELATIVES, *EXPERTS]
 )
 def test_shapes(tmp_path: Path, shape: str):
     export(stopping_checkpoint(tmp_path, 2044, shape), tmp_path / "fp32", ExportOptions(precision="fp32"))

@@ -1,4 +1,7 @@
-"""GPUs are read from a stand-in for the driver's tool on the PATH, in whatever words it answers."""
+"""GPUs are read from stand-ins for NVML's bindings and the driver's tool, in whatever words they answer."""
+
+import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +20,61 @@ def driver_tool(tmp_path, monkeypatch):
         monkeypatch.setenv("PATH", str(tmp_path))
 
     return put
+
+
+@pytest.fixture(autouse=True)
+def no_bindings(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+
+
+class NvmlError(Exception):
+    """What the bindings raise."""
+
+
+def bindings(*cards, text=str, broken=()):
+    """A module like pynvml: cards are (name, capability, total, free), functions named in `broken` raise."""
+    closed = []
+    functions = {
+        "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: closed.append(True),
+        "nvmlSystemGetDriverVersion": lambda: text("580.95"),
+        "nvmlDeviceGetCount": lambda: len(cards),
+        "nvmlDeviceGetHandleByIndex": lambda index: cards[index],
+        "nvmlDeviceGetName": lambda card: text(card[0]),
+        "nvmlDeviceGetCudaComputeCapability": lambda card: card[1],
+        "nvmlDeviceGetMemoryInfo": lambda card: SimpleNamespace(total=card[2], free=card[3]),
+    }
+
+    def fail(*_):
+        raise NvmlError
+
+    functions.update(dict.fromkeys(broken, fail))
+    return SimpleNamespace(NVMLError=NvmlError, closed=closed, **functions)
+
+
+@pytest.mark.parametrize("text", [str, lambda text: text.encode()], ids=["text", "bytes"])
+def test_nvml_comes_first(monkeypatch, driver_tool, text):
+    driver_tool("echo 'From the tool, 6.1, 6144, 5900, 1'")
+    module = bindings(("NVIDIA H200", (9, 0), 7 << 30, 5 << 30), ("Tesla P40", (6, 1), 24 << 30, 1), text=text)
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    assert find_gpus() == [
+        Gpu("NVIDIA H200", "9.0", 7 << 30, 5 << 30, "580.95"),
+        Gpu("Tesla P40", "6.1", 24 << 30, 1, "580.95"),
+    ]
+    assert module.closed == [True]
+
+
+@pytest.mark.parametrize("broken", ["nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetMemoryInfo"])
+def test_the_tool_answers_where_nvml_fails(monkeypatch, driver_tool, broken):
+    driver_tool("echo 'From the tool, 6.1, 6144, 5900, 1'")
+    monkeypatch.setitem(sys.modules, "pynvml", bindings(("A", (9, 0), 1, 1), broken=(broken,)))
+    assert [gpu.name for gpu in find_gpus()] == ["From the tool"]
+
+
+def test_nvml_without_gpus_is_believed(monkeypatch, driver_tool):
+    driver_tool("echo 'From the tool, 6.1, 6144, 5900, 1'")
+    monkeypatch.setitem(sys.modules, "pynvml", bindings())
+    assert find_gpus() == []
 
 
 def test_a_gpu_with_all_its_facts(driver_tool):

@@ -29,6 +29,8 @@ MOE_CASES = ["moe", "moe_all_experts", "moe_dense_between", "moe_every_second"]
 DENSE_CASES = ["odd_sizes", "odd_heads", "bias", "untied", "window_one_kv_head", "qwen2", "llama_biases", "mistral"]
 CASES = [*DENSE_CASES, *MOE_CASES, "tiny"]
 LENGTH = 100
+SENSITIVE = "model.layers.0.self_attn."
+"""What is one width up in models with experts."""
 
 
 def block_of(columns: int) -> int:
@@ -82,14 +84,17 @@ def simulation(path: Path, precision: str, rounded: bool, nudge: float = 0.0) ->
     """
     model = original(path)
     bits = {"int8": 8, "int4": 4}[precision]
+    sensitive = SENSITIVE if model.config.model_type == "qwen3_moe" else "-"
     table, head = model.model.embed_tokens.weight.detach(), model.lm_head.weight.detach()
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             block = block_of(module.in_features)
             weight = head if name == "lm_head" else module.weight.detach()
-            values = rounded_weight(weight, 8 if name == "lm_head" else bits, block)
+            halved = bits == 8 and name.startswith(sensitive)
+            eight = name == "lm_head" or name.startswith(sensitive)
+            values = weight.half().float() if halved else rounded_weight(weight, 8 if eight else bits, block)
             module.weight = nn.Parameter(values, requires_grad=False)
-            if rounded:
+            if rounded and not halved:
                 module.register_forward_pre_hook(lambda _, x, block=block: (round_activations(x[0], block),))
         if name.endswith("mlp.experts"):
             round_experts(module, bits, rounded)

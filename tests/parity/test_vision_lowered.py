@@ -157,7 +157,7 @@ CALIBRATED = {"calibration": "default", "calibration_samples": 8, "calibration_l
         ("w8a8", "fp32", 0.05),
         ("w8a8-static", "fp32", 0.3),
         ("int4-calibrated", "fp32", 0.5),
-        ("int8-calibrated", "int8", 0.06),
+        ("int8-calibrated", "int8", 0.1),
     ],
 )
 def test_calibrated(vision_checkpoint, tmp_path, precision, cache, apart):

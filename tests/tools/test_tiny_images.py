@@ -28,7 +28,7 @@ from tiny_images import (
     write_samples,
 )
 
-from inference_pio.calibration.scenes import pixel_digest
+from inference_pio.calibration.examples import pixel_digest
 from inference_pio.verify.examples import read_examples
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from vision_cases import reference_vision_logits, vision_original, write_vision_shape
 
+from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.cli import main
 from inference_pio.errors import BadInputError
 from inference_pio.runtime.vision import grid, prompt
@@ -17,26 +19,34 @@ from inference_pio.runtime.vision.features import ChunkImages
 from inference_pio.tiny import tiny_checkpoint
 from inference_pio.verify import VerifyOptions, estimate, verify
 from inference_pio.verify.examples import read_examples
+from inference_pio.verify.reference.questions import Question, read_questions
+from inference_pio.verify.reference.vision import write_answers
+from inference_pio.verify.scratch import LogitsFile
+from inference_pio.verify.weights import CheckpointWeights
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-ANSWERS = ["a red circle left of a square", "two shapes, one of them is small", "nothing but noise"]
+ANSWERS = ["a red circle left of a square", "two shapes, one of them is small", "nothing but noise", "it flickers"]
 
 
-def line(images: list[str], prompt: str, answer: str) -> dict[str, object]:
-    return {"images": images, "prompt": prompt, "answer": answer}
+def line(images: list[str], prompt: str, answer: str, **more: object) -> dict[str, object]:
+    return {"images": images, "prompt": prompt, "answer": answer, **more}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three questions: one image, two of different sizes, and none."""
+    """Four questions: one image, two of different sizes, none, and a video."""
     folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    for name, size in (("a.png", (70, 100, 3)), ("b.png", (150, 60, 3)), ("c.jpg", (90, 90, 3))):
+    for name, size in (
+        ("a.png", (70, 100, 3)),
+        ("b.png", (150, 60, 3)),
+        ("c.jpg", (90, 90, 3)),
+        ("d.png", (70, 100, 3)),
+    ):
         Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(folder / name)
     lines = [
         line(["a.png"], "What is it?", ANSWERS[0]),
         line(["b.png", "c.jpg"], "And these?", ANSWERS[1]),
         line([], "And now?", ANSWERS[2]),
+        line([], "What happens?", ANSWERS[3], videos=[{"frames": ["a.png", "d.png", "a.png"], "fps": 2}]),
     ]
     (folder / "data.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
     return folder / "data.jsonl"
@@ -49,7 +59,61 @@ def test_fp32_is_the_original(vision_artifact, vision_checkpoint, data):
     assert values["kl_mean"] < 1e-9 and values["max_logit_difference"] < 1e-4
     assert values["positions"] > sum(len(answer) // 4 for answer in ANSWERS)
     assert values["tokenizer"]["matches"] and values["source_matches"]
-    assert any("simulation was skipped" in note for note in report.notes)
+    assert report.simulation is None and not any("was skipped" in note for note in report.notes)
+
+
+def whole_model(checkpoint: Path, question: Question) -> np.ndarray:
+    """The logits that predict the answer, from transformers' model held whole: float32 [answer, V]."""
+    model = vision_original(checkpoint)
+    inputs = {"input_ids": torch.tensor([question.ids]), "mm_token_type_ids": torch.tensor([question.kinds])}
+    for names, found in (
+        (("pixel_values", "image_grid_thw"), question.images),
+        (("pixel_values_videos", "video_grid_thw"), question.videos),
+    ):
+        inputs |= {} if found is None else dict(zip(names, found, strict=True))
+    return reference_vision_logits(model, inputs)[-question.answer - 1 : -1]
+
+
+@pytest.mark.parametrize("shape", ["plain", "untied_bias", "other_sizes"])
+def test_the_streamed_original_is_the_one_held_whole(shape, tmp_path, data):
+    checkpoint = write_vision_shape(shape, tmp_path / "checkpoint")
+    questions = read_questions(checkpoint, read_examples(data).examples)
+    assert [q.images is None for q in questions] == [False, False, True, True]
+    assert [q.videos is None for q in questions] == [True, True, True, False]
+    with Checkpoint.open(checkpoint) as source, LogitsFile(tmp_path, sum(q.answer for q in questions), 2056) as sink:
+        write_answers(checkpoint, CheckpointWeights(source), questions, sink, threads=1)
+        place = 0
+        for question in questions:
+            found = sink.read(place, place + question.answer)
+            assert np.abs(found - whole_model(checkpoint, question)).max() < 5e-5
+            place += question.answer
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_the_excess_gate_is_judged(vision_artifact, vision_checkpoint, data, precision):
+    report = verify(vision_artifact(precision), vision_checkpoint, VerifyOptions(data=data, gate="w8a8"))
+    checks = {check.metric: check for check in report.gate.checks}
+    assert checks["kl_mean against simulation"].passed, report.gate.failures
+    agreement = "kl_mean to simulation" if precision == "int8" else "max_logit_difference to simulation"
+    assert checks[agreement].passed, report.gate.failures
+    assert report.excess is not None and (report.excess.twin_kl_mean is not None) == (precision == "int8")
+    assert report.excess.agreement_kl_mean < 0.3 * report.metrics.kl_mean
+
+
+def test_a_fault_of_the_tower_exceeds_the_simulation(vision_artifact, vision_checkpoint, data, monkeypatch):
+    """Small enough for any absolute bound of a rounded artifact, and no rounding of its weights."""
+    whole = prompt.PromptImages.chunk
+
+    def chunk(self: prompt.PromptImages, start: int, stop: int) -> ChunkImages | None:
+        found = whole(self, start, stop)
+        if found is not None:
+            found.layers[0] *= 1.2
+        return found
+
+    monkeypatch.setattr(prompt.PromptImages, "chunk", chunk)
+    report = verify(vision_artifact("int8"), vision_checkpoint, VerifyOptions(data=data, gate="int4"))
+    failed = {check.metric for check in report.gate.checks if not check.passed}
+    assert "kl_mean against simulation" in failed
 
 
 def no_deepstack(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,6 +207,8 @@ def test_costs(vision_artifact, vision_checkpoint, data):
     found = estimate(vision_artifact("fp32"), vision_checkpoint, VerifyOptions(data=data))
     assert found.positions == sum(map(len, ANSWERS))
     assert found.scratch_bytes == 2 * found.positions * 2056 * 4
+    rounded = estimate(vision_artifact("int8"), vision_checkpoint, VerifyOptions(data=data))
+    assert rounded.scratch_bytes == 2 * found.scratch_bytes  # the simulation and its twin
 
 
 def test_command_line(capsys, vision_artifact, vision_checkpoint, data, tmp_path):
@@ -169,6 +235,9 @@ def test_command_line(capsys, vision_artifact, vision_checkpoint, data, tmp_path
         ('{"images": [], "prompt": "x", "answer": ""}', "not empty"),
         ('{"images": ["no.png"], "prompt": "x", "answer": "y"}', "does not exist"),
         ('{"images": [], "prompt": "x", "answer": "y", "more": 1}', "images, prompt and answer"),
+        ('{"images": [], "prompt": "x", "answer": "y", "videos": 1}', "videos must be a list"),
+        ('{"images": [], "prompt": "x", "answer": "y", "videos": [{"frames": []}]}', "a video must be"),
+        ('{"images": [], "prompt": "x", "answer": "y", "videos": [{"frames": ["no"], "fps": 1}]}', "does not exist"),
     ],
 )
 def test_files_that_are_refused(tmp_path, content, word):
@@ -201,7 +270,7 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_the_images_count_for_the_digest(data, tmp_path):
     copy = tmp_path / "data.jsonl"
     copy.write_bytes(data.read_bytes())
-    for name in ("a.png", "b.png", "c.jpg"):
+    for name in ("a.png", "b.png", "c.jpg", "d.png"):
         (tmp_path / name).write_bytes((data.parent / name).read_bytes())
     assert read_examples(copy).sha256 == read_examples(data).sha256
     (tmp_path / "a.png").write_bytes(b"other")

@@ -12,9 +12,8 @@ import pytest
 
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.calibration.documents import CORPUS
-from inference_pio.calibration.examples import Example
+from inference_pio.calibration.examples import Example, pixel_digest
 from inference_pio.calibration.fingerprint import TextFingerprint
-from inference_pio.calibration.scenes import pixel_digest
 from inference_pio.errors import BadInputError
 from inference_pio.verify import VerifyOptions, verify
 from inference_pio.verify.calibration_facts import calibration_facts, refuse_calibrated_examples

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from inference_pio.artifact.bundle import Artifact
@@ -86,6 +87,13 @@ def test_one_weight_of_another_format_is_worth_a_simulation(tiny_artifact: Calla
     assert passes_for(replace(manifest, recipe=recipe), VerifyOptions()).simulation
 
 
+def test_several_decoders_cannot_be_simulated(tiny_artifact: Callable[[str], Path]) -> None:
+    artifact = Artifact.open(tiny_artifact("int8"))
+    graphs = artifact.manifest.graphs * 2
+    with pytest.raises(BadInputError, match="has graphs decoder, decoder"):
+        check_simulation(replace(artifact, manifest=replace(artifact.manifest, graphs=graphs)))
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
 def test_an_artifact_names_every_tensor_of_its_checkpoint(
     precision: str, tiny: Path, tiny_artifact: Callable[[str], Path]
@@ -116,3 +124,21 @@ def test_missing_packages_are_named(
     monkeypatch.setitem(sys.modules, "onnx_ir", None)
     with pytest.raises(BadInputError, match=r"onnx_ir.*inference-pio\[verify\]"):
         check_simulation(artifact)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_vision_tower_is_named_too(
+    precision: str, vision_checkpoint: Path, vision_artifact: Callable[[str], Path]
+) -> None:
+    artifact = Artifact.open(vision_artifact(precision))
+    check_simulation(artifact)
+    weights = rounded_weights(artifact)
+    with Checkpoint.open(vision_checkpoint) as checkpoint:
+        for name, info in checkpoint.tensors.items():
+            shape = weights.shape(name)
+            assert shape is not None and np.prod(shape) == np.prod(info.shape), name
+            if precision == "fp32":
+                rows = weights.rows(name, 0, shape[0])
+                assert np.array_equal(rows.reshape(info.shape), checkpoint.rows(name, 0, shape[0])), name
+    blocks = weights.input_rounding("model.visual.blocks.1.attn.qkv.weight")
+    assert (blocks is None) == (precision == "fp32")

@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import onnx_ir as ir
 
@@ -42,15 +43,21 @@ def read_decoder(
     Raises BadInputError for a config that the architecture cannot express; `ignored_keys` are the caller's word that
     these entries do not matter.
     """
-    config = ConfigReader(checkpoint.config, ignored=frozenset(ignored_keys))
-    architecture = find_architecture(config.need_str("model_type"))
-    spec: DecoderSpec = architecture.read_config(config)
-    config.finish()
+    architecture, spec = read_config(checkpoint.config, ignored_keys)
     if layers is not None:
         if not 1 <= layers <= spec.layers:
             raise BadInputError(f"--layers {layers} is outside 1 to {spec.layers}, the layers of the model")
         spec = spec.truncated(layers)
     _check_experts(checkpoint, spec)
+    return architecture, spec
+
+
+def read_config(values: dict[str, Any], ignored_keys: Sequence[str] = ()) -> tuple[ModuleType, DecoderSpec]:
+    """The architecture that a config.json names and the decoder it describes; raises BadInputError."""
+    config = ConfigReader(values, ignored=frozenset(ignored_keys))
+    architecture = find_architecture(config.need_str("model_type"))
+    spec: DecoderSpec = architecture.read_config(config)
+    config.finish()
     return architecture, spec
 
 

@@ -10,8 +10,13 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from inference_pio.checkpoint.config import ConfigReader
-from inference_pio.errors import BadInputError
-from inference_pio.graphs.architectures._config import MAX_EXPERTS, MAX_WIDTH, read_gqa_decoder, read_layers
+from inference_pio.graphs.architectures._config import (
+    MAX_EXPERTS,
+    MAX_WIDTH,
+    read_gqa_decoder,
+    read_layers,
+    read_window,
+)
 from inference_pio.graphs.architectures._decoder import build_decoder
 from inference_pio.graphs.blocks.attention_gqa import attention_gqa
 from inference_pio.graphs.blocks.moe import moe
@@ -23,17 +28,21 @@ def read_config(config: ConfigReader) -> DecoderSpec:
     """The decoder that a `qwen3_moe` config.json describes; raises BadInputError for anything it cannot express."""
     bias = config.optional_bool("attention_bias", False)
     layers = read_layers(config)
-    use_window = config.optional_bool("use_sliding_window", False)
-    window = config.optional_int("sliding_window", None)
+    window = read_window(config)
+    if not config.optional_bool("use_sliding_window", False):
+        window = None
     config.ignore("max_window_layers")  # every layer slides, or none
     config.expect("use_qk_norm", True)
     config.expect("qkv_bias", False)
     config.expect("shared_expert_intermediate_size", 0)
-    if use_window and window is None:
-        raise BadInputError("config.json: sliding_window is missing, but use_sliding_window is set")
-    windows = (window if use_window else None,) * layers
     dense = read_gqa_decoder(
-        config, "qwen3_moe", theta=10_000.0, windows=windows, qk_norm=True, qkv_bias=bias, output_bias=bias
+        config,
+        "qwen3_moe",
+        theta=10_000.0,
+        windows=(window,) * layers,
+        qk_norm=True,
+        qkv_bias=bias,
+        output_bias=bias,
     )
     return replace(
         dense,

@@ -1,11 +1,23 @@
-"""Blackwell for data centres: B200, B300."""
+"""Blackwell for data centres: B200, B300.
+
+onnxruntime-gpu 1.27.0 has code for 10.0; 1.31.1 has neither that nor PTX.
+"""
 
 from __future__ import annotations
 
-from inference_pio.graphs.hardware.hardware import Hardware
+from inference_pio.graphs.hardware.hardware import Card, Hardware, LastVersions
 
 HARDWARE = Hardware(
     name="sm100",
+    title="Blackwell for data centres: B200, B300",
     dialects=(("ort-cuda", "modern"), ("tensorrt", "modern")),
+    dtypes=("fp32", "fp16", "bf16", "fp8", "fp4", "int8"),
+    int8="tensor cores",
     compute_capabilities=("10.0", "10.3"),
+    last=LastVersions(onnxruntime_gpu="1.27.0"),
+    cards=(Card("b200", "NVIDIA B200", 180, 8000.0, 75.0, 2250.0, 4500.0, display=False),),
+    sources=(
+        "NVIDIA DGX B200 data sheet, one of its eight GPUs; rates without sparsity",
+        "onnxruntime-gpu: machine code read from the wheels themselves",
+    ),
 )

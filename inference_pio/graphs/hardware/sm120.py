@@ -1,11 +1,28 @@
-"""Blackwell: RTX 50 series, RTX PRO 6000."""
+"""Blackwell: RTX 50 series, RTX PRO 6000.
+
+Rates of fp16 are those with sums in fp16; with sums in fp32 GeForce cards have half of them.
+"""
 
 from __future__ import annotations
 
-from inference_pio.graphs.hardware.hardware import Hardware
+from inference_pio.graphs.hardware.hardware import Card, Hardware
 
 HARDWARE = Hardware(
     name="sm120",
+    title="Blackwell: RTX 50 series, RTX PRO 6000",
     dialects=(("ort-cuda", "modern"), ("tensorrt", "modern")),
+    dtypes=("fp32", "fp16", "bf16", "fp8", "fp4", "int8"),
+    int8="tensor cores",
     compute_capabilities=("12.0", "12.1"),
+    cards=(
+        Card("rtx-5060-ti-16gb", "NVIDIA GeForce RTX 5060 Ti", 16, 448.0, 23.7, 94.8, 189.6),
+        Card("rtx-5070", "NVIDIA GeForce RTX 5070", 12, 672.0, 30.87, 123.5, 246.9),
+        Card("rtx-5070-ti", "NVIDIA GeForce RTX 5070 Ti", 16, 896.0, 43.94, 175.8, 351.5),
+        Card("rtx-5080", "NVIDIA GeForce RTX 5080", 16, 960.0, 56.28, 225.1, 450.2),
+        Card("rtx-5090", "NVIDIA GeForce RTX 5090", 32, 1792.0, 104.8, 419.0, 838.0),
+        Card("rtx-pro-6000", "NVIDIA RTX PRO 6000 Blackwell Workstation Edition", 96, 1792.0, 125.0, 503.8, 1007.6),
+    ),
+    sources=(
+        "NVIDIA RTX Blackwell GPU Architecture, appendix A; NVIDIA RTX PRO 6000 data sheet; rates without sparsity",
+    ),
 )

@@ -10,10 +10,9 @@ import onnx_ir as ir
 
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.builder import GraphBuilder
-from inference_pio.graphs.formats import Activations
 from inference_pio.graphs.integers import IntegerRows
 from inference_pio.graphs.rewrites.rewrite import LinearMatch, LoweringContext, NoMatchError, match_linear, replace
-from inference_pio.graphs.rewrites.static_products import channel_zeros, rounded
+from inference_pio.graphs.rewrites.static_products import dequantized, is_static, rounded
 from inference_pio.graphs.weights import Recipe, Rows, StoreRows, stored_rows
 
 
@@ -24,12 +23,8 @@ def pattern(node: ir.Node) -> LinearMatch | None:
 
 
 def check(match: LinearMatch, context: LoweringContext) -> None:
-    rows = stored_rows(match.weight)
-    chosen = context.format_of(rows.parts[0][0])
     if match.bias is not None:
         raise NoMatchError("a head with a bias")
-    if (chosen.quantized and chosen.activations is not Activations.STATIC) or chosen.bits == 16:
-        raise BadInputError(f"'{rows.label}' is to be {chosen}, which this target has not: use w8a8-static or fp32")
 
 
 def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> None:
@@ -39,7 +34,7 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
     with b.before(match.nodes[0]), b.scope("head"):
         x_1CS = b.op("Transpose", [match.x], {"perm": [0, 2, 1]}, name="channels_first")
         x_1CS1 = b.op("Reshape", [x_1CS, b.const([1, width, -1, 1])], name="image")
-        if context.format_of(rows.parts[0][0]).quantized:
+        if is_static(rows, context):
             if context.head_step is None:
                 raise BadInputError(f"'{rows.label}' has no calibrated activation scale: export with --calibration")
             x_1CS1 = rounded(b, x_1CS1, context.head_step, width)
@@ -62,4 +57,4 @@ def _integers(b: GraphBuilder, name: str, rows: Rows) -> ir.Value:
     shape = (rows.count, rows.tail[0], 1, 1)
     data = b.lazy(f"{name}.kernel", ir.DataType.INT8, shape, Recipe(job, sources=rows.parts))
     scales = b.lazy(f"{name}.scales", ir.DataType.FLOAT, (rows.count,), Recipe(job, side=True))
-    return b.op("DequantizeLinear", [data, scales, channel_zeros(b, rows.count)], {"axis": 0}, name="weight")
+    return dequantized(b, name, data, scales, axis=0)

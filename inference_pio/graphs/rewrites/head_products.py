@@ -15,7 +15,7 @@ import onnx_ir as ir
 from inference_pio.graphs.builder import MICROSOFT, GraphBuilder
 from inference_pio.graphs.formats import WeightFormat
 from inference_pio.graphs.quantize import QuantizeRows
-from inference_pio.graphs.rewrites.linear_kernels import accuracy, half_table
+from inference_pio.graphs.rewrites.linear_kernels import accuracy, check_product, half_table
 from inference_pio.graphs.rewrites.rewrite import LoweringContext, NoMatchError, attribute, producer, replace
 from inference_pio.graphs.source import tensor_of
 from inference_pio.graphs.weights import Recipe, Rows, holds_rows, stored_rows
@@ -43,6 +43,8 @@ def pattern(node: ir.Node) -> Match | None:
 def check(match: Match, context: LoweringContext) -> None:
     if len(list(match.weight.uses())) > 1:
         raise NoMatchError("the weight is used elsewhere too")
+    tensor = tensor_of(stored_rows(match.weight))
+    check_product(tensor, context.format_of(tensor))
 
 
 def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:

@@ -1,12 +1,14 @@
 """Attention over latents reads one shared buffer in place, with the heads of a token as rows of one product.
 
 All heads attend to the same rows, so their queries stand below each other in one matrix: the buffer is read once for
-all of them, in prefill and in decode, and the product divides among threads whatever the number of heads. (The
-Attention operator makes one product per head, and copies the buffer for each.)
+all of them, and the product divides among threads whatever the number of heads. (The Attention operator makes one
+product per head, and copies the buffer for each.) One new token and many of them have forms of their own, see
+`latent_forms`.
 
-The operators read every row of the buffer they are given. A caller hands in exactly the rows that are in use; rows
-behind them change nothing as long as they hold finite numbers. As with the fused attention of other models a batch is
-padded on the right, and every row's cache is compact: of a row's new tokens, the padding comes last.
+The operators read every row of the buffer they are given. A caller hands in exactly the rows that are in use, or for
+one token the few more that `rows_to_read` names; rows behind those in use change nothing as long as they hold finite
+numbers. As with the fused attention of other models a batch is padded on the right, and every row's cache is compact:
+of a row's new tokens, the padding comes last.
 """
 
 from __future__ import annotations
@@ -16,9 +18,18 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from inference_pio.artifact.latent_rows import FEWEST_PARTS, PART_ROWS
 from inference_pio.graphs.builder import MICROSOFT, GraphBuilder
 from inference_pio.graphs.rewrites.group_query_attention import mask_window
-from inference_pio.graphs.rewrites.rewrite import LoweringContext, NoMatchError, attribute, producer, replace
+from inference_pio.graphs.rewrites.latent_forms import Sizes, Values, choice, many_tokens, one_token, one_token_in_parts
+from inference_pio.graphs.rewrites.rewrite import (
+    LoweringContext,
+    NoMatchError,
+    attribute,
+    only_consumer,
+    producer,
+    replace,
+)
 
 HIDDEN = -1e30
 """What is added to the score of a key that a query must not see; finite, so that nothing becomes NaN."""
@@ -26,30 +37,40 @@ HIDDEN = -1e30
 
 @dataclass(frozen=True)
 class Match:
-    """One canonical attention over latents, and the Concat that appends to its cache."""
+    """One canonical attention over latents, the Concat that appends to its cache, and the Slice that reads it."""
 
     attention: ir.Node
     append: ir.Node
+    latent: ir.Node | None
 
 
 @dataclass(frozen=True)
 class Shared:
     """What all layers share.
 
-    `start` int64 [B] is where new tokens go; `bias` float32 [B, 1, S, T] is 0 for keys that a query sees, else HIDDEN.
+    `start` int64 [B] is where new tokens go; `bias` float32 [B, 1, S, T] is 0 for keys that a query sees, else HIDDEN;
+    `one` bool [] says whether there is one new token, of one sequence, and `divides` bool [] whether the rows are many
+    and divide into parts. The others are those of `latent_forms.Values`.
     """
 
     start: ir.Value
     bias: ir.Value
+    one: ir.Value
+    divides: ir.Value
+    rows_shape: ir.Value
+    bias_shape: ir.Value
+    total: ir.Value
 
 
 def pattern(node: ir.Node) -> Match | None:
-    """`Attention(q, rows, rows, mask)` with `rows = Concat(graph input, new)`."""
+    """`Slice(Attention(q, rows, rows, mask))` with `rows = Concat(graph input, new)`."""
     if (node.op_type, node.domain, len(node.inputs)) != ("Attention", "", 4) or node.inputs[1] is not node.inputs[2]:
         return None
     append = producer(node.inputs[1], "Concat")
     past = append.inputs[0] if append is not None else None
-    return Match(node, append) if append is not None and past is not None and past.is_graph_input() else None
+    if append is None or past is None or not past.is_graph_input():
+        return None
+    return Match(node, append, only_consumer(node.outputs[0], "Slice"))
 
 
 def check(match: Match, context: LoweringContext) -> None:
@@ -63,11 +84,14 @@ def check(match: Match, context: LoweringContext) -> None:
         raise NoMatchError("a sliding window")
     if not match.append.outputs[0].is_graph_output():
         raise NoMatchError("the cache is not given back")
+    if _rank(match.latent) is None:
+        raise NoMatchError("more than the first channels of the result is read")
 
 
 def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:
-    b = GraphBuilder(graph)
-    shared = _shared(graph)
+    b, latent, rank = GraphBuilder(graph), match.latent, _rank(match.latent)
+    assert latent is not None and rank is not None  # the check refused what has none
+    shared = _shared(graph, context)
     past_B1TW, new_B1SW = match.append.inputs
     with b.before(match.append), b.scope(str(match.append.name)):
         present_B1TW = b.op("TensorScatter", [past_B1TW, new_B1SW, shared.start], {"axis": 2, "mode": "linear"})
@@ -75,26 +99,31 @@ def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:
     graph.remove(match.append, safe=True)
 
     q_BHSW, scale = match.attention.inputs[0], attribute(match.attention, "scale")
-    heads = context.spec.heads
-    with b.before(match.attention), b.scope(str(match.attention.name)):
-        total = b.op("Shape", [shared.bias], {"start": 3, "end": 4}, name="total")
-        one_matrix, by_head = _shape(b, (0, 1, -1), total, "rows"), _shape(b, (0, heads, -1), total, "heads")
-        q_B1RW = b.op("Reshape", [q_BHSW, b.const([0, 1, -1, context.spec.head_dim])], name="queries")
-        attributes = {"transB": 1, "alpha": scale}
-        scores_B1RT = b.op("FusedMatMul", [q_B1RW, present_B1TW], attributes, domain=MICROSOFT, name="scores")
-        scores_BHST = b.op("Add", [b.op("Reshape", [scores_B1RT, by_head]), shared.bias], name="seen")
-        weights_BHST = b.op("Softmax", [scores_BHST], {"axis": -1})
-        y_B1RW = b.op("MatMul", [b.op("Reshape", [weights_BHST, one_matrix]), present_B1TW], name="mix")
-        y_BHSW = b.op("Reshape", [y_B1RW, b.const([0, heads, -1, context.spec.head_dim])])
-    replace(match.attention.outputs[0], y_BHSW)
-    graph.remove(match.attention, safe=True)
+    sizes = Sizes(str(match.attention.name), context.spec.heads, context.spec.head_dim, rank, scale)
+    constants = {numbers: b.const(list(numbers)) for numbers in sizes.constants}
+    inputs = (q_BHSW, present_B1TW, shared.bias, shared.rows_shape, shared.bias_shape, shared.total)
+    values = Values(*inputs, constants)
+    one = choice(f"{sizes.name}/token", shared.divides, one_token_in_parts(sizes, values), one_token(sizes, values))
+    branches = {"then_branch": one, "else_branch": many_tokens(sizes, values)}
+    graph.opset_imports.setdefault(MICROSOFT, 1)
+    with b.before(match.attention), b.scope(sizes.name):
+        y_BHSL = b.op("If", [shared.one], branches, name="mix")
+    replace(latent.outputs[0], y_BHSL)
+    graph.remove([latent, match.attention], safe=True)
 
 
-def _shape(b: GraphBuilder, leading: tuple[int, ...], last_1: ir.Value, name: str) -> ir.Value:
-    return b.op("Concat", [b.const(list(leading)), last_1], {"axis": 0}, name=f"{name}_shape")
+def _rank(latent: ir.Node | None) -> int | None:
+    """How many channels a Slice keeps, if these are the first ones of the last axis."""
+    if latent is None or len(latent.inputs) != 4:
+        return None
+    numbers = [
+        None if v is None or v.const_value is None else v.const_value.numpy().tolist() for v in latent.inputs[1:]
+    ]
+    start, stop, axis = numbers
+    return stop[0] if stop is not None and (start, axis) == ([0], [3]) and stop[0] > 0 else None
 
 
-def _shared(graph: ir.Graph) -> Shared:
+def _shared(graph: ir.Graph, context: LoweringContext) -> Shared:
     """Lengths and masks from the count of `attention_mask`; `position_ids` are computed instead of asked for."""
     if "latent_attention" in graph.meta:
         return graph.meta["latent_attention"]
@@ -107,11 +136,26 @@ def _shared(graph: ir.Graph) -> Shared:
         offset_S = b.op("Range", [b.const(0), b.op("Squeeze", [new_1]), b.const(1)])
         position_BS = b.op("Add", [b.op("Unsqueeze", [start_B, b.const([1])]), offset_S], name="position")
         first_cache = next(value for name, value in inputs.items() if str(name).startswith("past_key_values."))
-        rows = b.op("Squeeze", [b.op("Shape", [first_cache], {"start": 2, "end": 3})], name="rows")
-        key_T = b.op("Range", [b.const(0), rows, b.const(1)])
+        total_1 = b.op("Shape", [first_cache], {"start": 2, "end": 3}, name="total")
+        key_T = b.op("Range", [b.const(0), b.op("Squeeze", [total_1]), b.const(1)])
         seen_B1ST = b.op("LessOrEqual", [key_T, b.op("Unsqueeze", [position_BS, b.const([1, 3])])])
         zero, hidden = b.const(0.0, np.float32), b.const(HIDDEN, np.float32)
         bias_B1ST = b.op("Where", [seen_B1ST, zero, hidden], name="bias")
+        one = b.op("Equal", [b.op("Size", [inputs["input_ids"]]), b.const(1)], name="one")
+        parts = _parts(b, total_1, context.spec.head_dim)
     inputs["position_ids"].replace_all_uses_with(position_BS)
-    graph.meta["latent_attention"] = Shared(start_B, bias_B1ST)
+    graph.meta["latent_attention"] = Shared(start_B, bias_B1ST, one, *parts, total_1)
     return graph.meta["latent_attention"]
+
+
+def _parts(b: GraphBuilder, total_1: ir.Value, width: int) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Whether rows divide into parts of two pieces, enough of them, and the shapes of rows and bias in such parts."""
+    one, two = b.const([1]), b.const([2])
+    parts_1 = b.op("Max", [b.op("Div", [total_1, b.const([PART_ROWS])]), one], name="parts")
+    pieces_1 = b.op("Mul", [parts_1, two], name="pieces")
+    part_1 = b.op("Div", [total_1, pieces_1], name="part")
+    even = b.op("Equal", [b.op("Mod", [total_1, pieces_1]), b.const([0])])
+    enough = b.op("GreaterOrEqual", [parts_1, b.const([FEWEST_PARTS])])
+    divides = b.op("Squeeze", [b.op("And", [even, enough])], name="divides")
+    rows_shape = b.op("Concat", [parts_1, two, part_1, b.const([width])], {"axis": 0}, name="rows_shape")
+    return divides, rows_shape, b.op("Concat", [parts_1, two, one, part_1], {"axis": 0}, name="bias_shape")

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from inference_pio.graphs.builder import GraphBuilder
-from inference_pio.graphs.rewrites.cached_attention import Rows, attend, biases, make_past, make_present
+from inference_pio.graphs.rewrites.attention_parts import Rows, attend, biases, make_past, make_present
 from inference_pio.graphs.rewrites.group_query_attention import mask_window
 from inference_pio.graphs.rewrites.rewrite import LoweringContext, NoMatchError, attribute, producer, replace
 

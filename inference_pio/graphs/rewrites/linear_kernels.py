@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from inference_pio.errors import BadInputError
 from inference_pio.graphs.builder import MICROSOFT, GraphBuilder
 from inference_pio.graphs.calibrated import CodeReader
 from inference_pio.graphs.formats import Activations, WeightFormat
@@ -32,8 +33,11 @@ def pattern(node: ir.Node) -> LinearMatch | None:
 
 
 def check(match: LinearMatch, context: LoweringContext) -> None:
-    if context.format_of(stored_rows(match.weight).parts[0][0]).integer_product:
+    name = stored_rows(match.weight).parts[0][0]
+    chosen = context.format_of(name)
+    if chosen.integer_product:
         raise NoMatchError("integer products have a rewrite of their own")
+    check_product(name, chosen)
 
 
 def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> None:
@@ -88,6 +92,15 @@ def rounds_activations(node: ir.Node) -> bool:
         eight = attribute(node, "expert_weight_bits") == 8
         return bool(attribute(node, "block_size", 0)) and (eight or level == INT8_ACTIVATIONS)
     return (node.op_type, node.domain) == ("MatMulNBits", MICROSOFT) and level == INT8_ACTIVATIONS
+
+
+def check_product(tensor: str, chosen: WeightFormat) -> None:
+    """Raise BadInputError for exact 8 bits: MatMulNBits would unpack the whole weight whenever it is called."""
+    if chosen.bits == 8 and chosen.activations is Activations.EXACT:
+        raise BadInputError(
+            f"tensor '{tensor}' cannot have the format {chosen}, whose only fast product is that of experts: give it "
+            "int4-exact, fp16 or int8"
+        )
 
 
 def shared_scales(b: GraphBuilder, name: str, job: QuantizeRows) -> ir.Value:

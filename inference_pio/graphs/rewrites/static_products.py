@@ -14,7 +14,7 @@ import onnx_ir as ir
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.builder import GraphBuilder
 from inference_pio.graphs.calibrated import CalibratedLinear
-from inference_pio.graphs.formats import Activations
+from inference_pio.graphs.formats import FP32, W8A8_STATIC
 from inference_pio.graphs.integers import IntegerColumns, calibrated_codes
 from inference_pio.graphs.rewrites.integer_kernels import column_mask, exact_product, static_scale
 from inference_pio.graphs.rewrites.rewrite import LinearMatch, LoweringContext, NoMatchError, match_linear, replace
@@ -27,12 +27,8 @@ def pattern(node: ir.Node) -> LinearMatch | None:
 
 
 def check(match: LinearMatch, context: LoweringContext) -> None:
-    rows = stored_rows(match.weight)
-    chosen = context.format_of(rows.parts[0][0])
-    if not chosen.quantized:
+    if not is_static(stored_rows(match.weight), context):
         raise NoMatchError("it stays float32")
-    if chosen.activations is not Activations.STATIC:
-        raise BadInputError(f"'{rows.label}' is to be {chosen}, which this target has not: use w8a8-static or fp32")
 
 
 def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> None:
@@ -52,6 +48,14 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
         graph.remove(node, safe=True)
 
 
+def is_static(rows: Rows, context: LoweringContext) -> bool:
+    """Whether a weight is int8 with a static input, or else float32; raises BadInputError for any other format."""
+    chosen = context.format_of(rows.parts[0][0])
+    if chosen not in (FP32, W8A8_STATIC):
+        raise BadInputError(f"'{rows.label}' is to be {chosen}, which this target has not: use w8a8-static or fp32")
+    return chosen == W8A8_STATIC
+
+
 def rounded(b: GraphBuilder, x: ir.Value, step: float, width: int, columns: tuple[int, ...] = ()) -> ir.Value:
     """`x` rounded to int8 by `step` and back, with zeros in `columns`; made once however many products read it."""
     made: dict[object, ir.Value] = x.meta.setdefault("rounded", {})
@@ -63,15 +67,16 @@ def rounded(b: GraphBuilder, x: ir.Value, step: float, width: int, columns: tupl
     return made[step, columns]
 
 
-def channel_zeros(b: GraphBuilder, count: int) -> ir.Value:
-    """Zero points int8 [count], stored once in a graph."""
-    name = f"zeros_int8_{count}"
-    if name not in b.graph.initializers:
-        zeros = ir.tensor(np.zeros(count, np.int8), name=name)
-        b.graph.register_initializer(
-            ir.Value(name=name, shape=ir.Shape([count]), type=ir.TensorType(ir.DataType.INT8), const_value=zeros)
-        )
-    return b.graph.initializers[name]
+def dequantized(b: GraphBuilder, name: str, data: ir.Value, scales: ir.Value, axis: int) -> ir.Value:
+    """The weight `name` as float32 of its codes and scales along `axis`.
+
+    It has zero points of its own: where ONNX Runtime makes unsigned weights of signed ones, shared ones would clash.
+    """
+    count = int(scales.shape[0])
+    zeros = ir.tensor(np.zeros(count, np.int8), name=f"{name}.zeros")
+    value = ir.Value(name=zeros.name, shape=scales.shape, type=ir.TensorType(ir.DataType.INT8), const_value=zeros)
+    b.graph.register_initializer(value)
+    return b.op("DequantizeLinear", [data, scales, value], {"axis": axis}, name="weight")
 
 
 def _step(context: LoweringContext, rows: Rows, found: list[CalibratedLinear]) -> float:
@@ -91,4 +96,4 @@ def _weight(b: GraphBuilder, match: LinearMatch, rows: Rows, found: list[Calibra
     shape = (rows.tail[0], rows.count)
     data = b.lazy(f"{name}.columns", ir.DataType.INT8, shape, Recipe(job, sources=rows.parts))
     scales = b.lazy(f"{name}.scales", ir.DataType.FLOAT, (rows.count,), Recipe(job, side=True))
-    return b.op("DequantizeLinear", [data, scales, channel_zeros(b, rows.count)], {"axis": 1}, name="weight")
+    return dequantized(b, name, data, scales, axis=1)

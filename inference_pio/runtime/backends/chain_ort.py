@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,13 @@ from inference_pio.runtime.backends.ort_session import (
     import_onnxruntime,
     open_session,
     ort_errors,
+    session_entries,
 )
 
-CACHE = ("past_key_values.", "present.")
+SIGNED_PRODUCTS = {"session.qdqisint8allowed": "1"}
+"""Makes ONNX Runtime run all products between QuantizeLinear and DequantizeLinear on integers, as a GPU does. Those
+that share an activation are computed in float32 otherwise, with weights that are dequantized in every step. CPUs whose
+products saturate need another option, which excludes it."""
 
 
 class OrtBlocks:
@@ -33,7 +38,8 @@ class OrtBlocks:
         self.spec: CacheSpec = manifest.cache
         self.graphs = [graph for graph in manifest.graphs if graph.role in ("block", "head")]
         self.in_place = writes_in_place(self.graphs)
-        self.sessions = [open_part(folder, graph, threads) for graph in self.graphs]
+        entries = {} if session_entries(self.ort) else SIGNED_PRODUCTS
+        self.sessions = [open_part(folder, graph, threads, entries) for graph in self.graphs]
 
     def state(self) -> OrtBlockState:
         return OrtBlockState(self)
@@ -122,9 +128,9 @@ class OrtBlockState:
         return cache[0].transpose(1, 0, 2) if self._blocks.in_place else cache[0]
 
 
-def open_part(folder: Path, graph: GraphFacts, threads: int) -> Any:
+def open_part(folder: Path, graph: GraphFacts, threads: int, entries: Mapping[str, str] | None = None) -> Any:
     """The session of a graph; raises BadInputError unless its inputs and outputs are those of the manifest."""
-    session = open_session(folder / graph.file, threads)
+    session = open_session(folder / graph.file, threads, entries)
     for found, listed in ((session.get_inputs(), graph.inputs), (session.get_outputs(), graph.outputs)):
         if {value.name: list(value.shape) for value in found} != {value.name: value.shape for value in listed}:
             raise BadInputError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from inference_pio.artifact.latent_rows import rows_to_read
 from inference_pio.artifact.manifest import CacheSpec, Manifest
 from inference_pio.errors import BadInputError, InferencePioError
 from inference_pio.runtime.backends.ort_session import (
@@ -71,7 +72,8 @@ class OrtSequence:
     """The cache buffers of one sequence, bound as past and as present, and the bindings around them.
 
     Keys and values are bound whole, because the fused attention is told how much of them counts. Operators on latents
-    read all that they are given, so at every step they get the rows in use; with one head these lie together.
+    read all that they are given, so they get the rows in use (with one head these lie together), and at a step over
+    one token a few more, `rows_to_read`, which are zeros until tokens fill them.
     """
 
     def __init__(self, backend: OrtBackend) -> None:
@@ -83,6 +85,7 @@ class OrtSequence:
         self._capacity = 0
         self._reserved = 0
         self._exact = "latent" in backend.spec.kinds
+        self._rows = 0
         self._one_logit = np.empty((1, 1, backend.vocab_size), np.float32)
         self._one_token = np.zeros((1, 1), np.int64)
         self._ones = np.ones((1, 0), np.int64)
@@ -107,6 +110,7 @@ class OrtSequence:
                 old[index] = buffer  # frees the old buffers before many new ones are touched
             if not self._exact:
                 self._bind_cache(index, buffer)
+        self._rows = 0
         self._capacity = capacity
         self._ones = np.ones((1, capacity), np.int64)
         if self._tables is not None:
@@ -121,7 +125,8 @@ class OrtSequence:
     def forward(self, tokens: np.ndarray, keep: int, images: ChunkImages | None = None) -> np.ndarray:
         count = len(tokens)
         total = self.length + count
-        self.reserve(total)
+        rows = rows_to_read(total) if self._exact and count == 1 else total
+        self.reserve(rows)
         if images is not None or self._images_bound:
             self._bind_images(images)
         logits = self._one_logit if keep == 1 else np.empty((1, keep, self._backend.vocab_size), np.float32)
@@ -137,8 +142,8 @@ class OrtSequence:
             self._bind_output("logits", logits)
             self._bound = (count, keep)
         self._bind_input("attention_mask", self._ones[:, :total])
-        for index, buffer in enumerate(self._buffers if self._exact else ()):
-            self._bind_cache(index, buffer[:, :, :total])
+        if self._exact and rows != self._rows:
+            self._bind_rows(total, rows)
         started = time.perf_counter()
         try:
             self._backend.session.run_with_iobinding(self._binding, run_options)
@@ -161,9 +166,11 @@ class OrtSequence:
         for index, buffer in enumerate(self._buffers):
             buffer[0, :, start:stop] = payload[index]
         self.length = stop
+        self._rows = 0
 
     def clear(self) -> None:
         self.length = 0
+        self._rows = 0
         self.run_seconds = 0.0
         self.place(np.zeros((3, 0), np.int64), 0)
 
@@ -184,6 +191,13 @@ class OrtSequence:
         self._bind_input(IMAGE_MASK, images.mask)
         for name, layer in zip(names, images.layers, strict=False):  # a decoder cut short takes fewer
             self._bind_input(name, layer)
+
+    def _bind_rows(self, total: int, rows: int) -> None:
+        """Bind the first `rows` rows of every buffer; those from `total` on, which no token has yet, become zeros."""
+        for index, buffer in enumerate(self._buffers):
+            buffer[:, :, total:rows] = 0
+            self._bind_cache(index, buffer[:, :, :rows])
+        self._rows = rows
 
     def _bind_cache(self, index: int, buffer: np.ndarray) -> None:
         kinds = self._backend.spec.kinds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +26,23 @@ def session_entries(ort: Any) -> dict[str, str]:
     return {PRECISE_PRODUCTS: "1"} if products_saturate(ort) else {}
 
 
-def session_options(ort: Any, threads: int) -> Any:
-    """The options of every session."""
+def session_options(ort: Any, threads: int, entries: Mapping[str, str] | None = None) -> Any:
+    """The options of every session; `entries` are more of them by name."""
     options = ort.SessionOptions()
     options.log_severity_level = 4  # errors are raised, and need not be printed as well
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    for name, value in session_entries(ort).items():
+    for name, value in {**session_entries(ort), **(entries or {})}.items():
         options.add_session_config_entry(name, value)
     return options
 
 
-def open_session(path: Path, threads: int) -> Any:
-    """A session on the CPU; raises BadInputError for a file that cannot be loaded."""
+def open_session(path: Path, threads: int, entries: Mapping[str, str] | None = None) -> Any:
+    """A session on the CPU, `entries` as in `session_options`; raises BadInputError for an unusable file."""
     ort = import_onnxruntime()
+    options = session_options(ort, threads, entries)
     try:
-        return ort.InferenceSession(str(path), session_options(ort, threads), providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except ort_errors(ort) as error:
         raise BadInputError(f"{path.parent} cannot be loaded by ONNX Runtime: {first_line(error)}") from None
 

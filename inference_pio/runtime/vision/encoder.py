@@ -61,6 +61,7 @@ class VisionEncoder:
         self._file: Path = artifact.file(graph.file)
         data = artifact.manifest.files.get(f"{graph.file}.data")
         self._weights = 0 if data is None else data.size
+        self._per_patch = artifact.manifest.memory.image_bytes_per_patch
         self._outputs = [output.name for output in graph.outputs]
         self._facts, self._threads, self._budget = facts, threads, budget
         self._session: Any = None
@@ -74,7 +75,7 @@ class VisionEncoder:
     def features(self, patches: Patches) -> Features:
         """What stands in the places of an image's tokens; computed at most once while the cache holds it.
 
-        Raises ResourceLimitError when the memory budget has no room for the graph.
+        Raises ResourceLimitError when the memory budget has no room for the graph, or for its activations.
         """
         with self._lock:
             found = self.cache.get(patches.digest)
@@ -104,6 +105,14 @@ class VisionEncoder:
     def _computed(self, patches: Patches) -> Features:
         if self._session is None:
             self._session = self._opened()
+        count = patches.grid.frames * patches.grid.frame_patches
+        self._budget.take(count * self._per_patch, f"an image of {count} patches (fewer with max_image_tokens)")
+        try:
+            return self._run(patches)
+        finally:
+            self._budget.give(count * self._per_patch)
+
+    def _run(self, patches: Patches) -> Features:
         grid, merge = patches.grid, self._facts.merge_size
         indices, weights = position_taps(grid.height, grid.width, merge, self._facts.position_side)
         feeds = {

@@ -15,6 +15,7 @@ from inference_pio.runtime.tokenizer import Tokenizer
 from inference_pio.runtime.vision.encoder import VisionEncoder
 from inference_pio.runtime.vision.features import Features
 from inference_pio.runtime.vision.messages import Video
+from inference_pio.runtime.vision.prepared import PreparedImages
 from inference_pio.runtime.vision.preprocess import Patches, Preprocessor
 from inference_pio.runtime.vision.prompt import PromptImages, expand
 
@@ -37,8 +38,9 @@ class ImageReader:
     ) -> None:
         """`folder` has the preprocessor's files; `max_tokens` as for `Preprocessor`."""
         self._facts, self._tokenizer, self._features = facts, tokenizer, features
-        self._preprocessor = Preprocessor(folder, max_tokens)
-        for rules in (self._preprocessor.image_rules, self._preprocessor.video_rules):
+        preprocessor = Preprocessor(folder, max_tokens)
+        self.prepared = PreparedImages(preprocessor)
+        for rules in (preprocessor.image_rules, preprocessor.video_rules):
             if rules is not None and any(getattr(rules, size) != getattr(facts, size) for size in SIZES):
                 raise BadInputError(
                     f"the images that {folder} prepares are cut into other patches than its model takes: export it "
@@ -52,7 +54,7 @@ class ImageReader:
 
         Raises BadInputError for images that cannot be used and for placeholders that do not fit them.
         """
-        stills = [self._preprocessor.image(image, f"image {index}") for index, image in enumerate(images)]
+        stills = [self.prepared.image(image, f"image {index}") for index, image in enumerate(images)]
         expanded, placed = expand(ids, stills, films, self._facts, self._features)
         return expanded, placed if placed.frames else None
 
@@ -61,7 +63,7 @@ class ImageReader:
 
         As the model was trained: `<0.5 seconds>`, then the frame between the marks of vision.
         """
-        films = [self._preprocessor.video(video.frames, f"video {index}") for index, video in enumerate(videos)]
+        films = [self.prepared.video(video.frames, f"video {index}") for index, video in enumerate(videos)]
         start, pad, end = (
             self._word(token)
             for token in (

@@ -23,6 +23,8 @@ MAX_BYTES = 1 << 28
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Only decoders that are part of Pillow; none starts another program."""
 MAX_RATIO = 200
+ORIENTATION, FIRST_TURNED = 274, 5
+"""The EXIF tag that says how a picture was held, and from which value on width and height are exchanged."""
 
 
 def import_pillow() -> Any:
@@ -61,6 +63,18 @@ def read_pixels(image: Any, where: str) -> np.ndarray:
             f"{where} has {width} x {height} pixels: one side may be at most {MAX_RATIO} times the other"
         )
     return pixels
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Width and height of an upright file from its header; None where it is no image of a known format."""
+    pil = import_pillow()
+    try:
+        with path.open("rb") as file, pil.Image.open(file, formats=FORMATS) as image:
+            width, height = image.size
+            turned = image.getexif().get(ORIENTATION, 1) >= FIRST_TURNED
+    except Exception:  # noqa: BLE001 (decoders raise anything when a file is broken)
+        return None
+    return (height, width) if turned else (width, height)
 
 
 def _from_file(path: Path, where: str) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from inference_pio.artifact.jsonfile import read_json_object
 from inference_pio.artifact.preprocessing import IMAGE_FILE, VIDEO_FILE, Preprocessing, read_preprocessing
 from inference_pio.errors import BadInputError
 from inference_pio.runtime.vision.grid import Grid
-from inference_pio.runtime.vision.pixels import import_pillow, read_pixels
+from inference_pio.runtime.vision.pixels import image_size, import_pillow, read_pixels
 
 MAX_FRAMES = 768
 """Of a video; what transformers samples at most."""
@@ -28,14 +28,19 @@ MAX_FRAMES = 768
 
 @dataclass(frozen=True)
 class Patches:
-    """An image or video as the vision tower takes it.
+    """An image or video as the vision tower takes it; `digest` (SHA-256) stands for its content.
 
-    `values` are float32 [frames, patches of a frame, patch values]; `digest` (SHA-256) stands for its content.
+    `made` are its values, or makes them when they are needed.
     """
 
-    values: np.ndarray
+    made: np.ndarray | Callable[[], np.ndarray]
     grid: Grid
     digest: bytes
+
+    @property
+    def values(self) -> np.ndarray:
+        """Float32 [frames, patches of a frame, patch values]."""
+        return self.made() if callable(self.made) else self.made
 
 
 class Preprocessor:
@@ -69,6 +74,16 @@ class Preprocessor:
         pixels += [pixels[-1]] * (-len(pixels) % rules.temporal_patch_size)
         height, width = smart_resize(pixels[0].shape[0], pixels[0].shape[1], rules, frames=len(frames))
         return _patches(np.stack([_resized(frame, height, width) for frame in pixels]), rules)
+
+    def tokens(self, files: Sequence[Path], video: bool) -> int:
+        """Tokens of an image, or of the frames of a video, told from the headers of their files; 0 for broken ones."""
+        rules = self.video_rules if video else self.image_rules
+        size = image_size(files[0])
+        if rules is None or size is None:
+            return 0
+        height, width = smart_resize(size[1], size[0], rules, frames=len(files) if video else None)
+        frames = -(-len(files) // rules.temporal_patch_size) if video else 1
+        return frames * (height // rules.factor) * (width // rules.factor)
 
     def _read(self, file: Path, max_tokens: int | None) -> Preprocessing:
         rules = read_preprocessing(read_json_object(file), str(file))

@@ -20,15 +20,16 @@ HEAD_POSITIONS = 1024
 class Head:
     """The last linear layer, a chunk of its rows at a time, straight into the sink."""
 
-    def __init__(self, name: str, model: Any, weights: ModelWeights, lengths: list[int], sink: LogitsFile) -> None:
-        self._name, self._weights, self._lengths, self._sink = name, weights, lengths, sink
+    def __init__(self, name: str, model: Any, weights: ModelWeights, wanted: list[slice], sink: LogitsFile) -> None:
+        """`wanted` are the positions of each row of a batch whose logits count."""
+        self._name, self._weights, self._wanted, self._sink = name, weights, wanted, sink
         self._bias = None
         if model.lm_head.bias is not None:
             self._bias = model.lm_head.bias
         self.placeholder = torch.zeros(())
 
     def run(self, hidden_WSC: torch.Tensor) -> torch.Tensor:
-        hidden_PC = torch.cat([row[:length] for row, length in zip(hidden_WSC, self._lengths, strict=True)])
+        hidden_PC = torch.cat([row[positions] for row, positions in zip(hidden_WSC, self._wanted, strict=True)])
         rounding = self._weights.input_rounding(self._name)
         if rounding is not None:
             hidden_PC = round_activations(hidden_PC, rounding)

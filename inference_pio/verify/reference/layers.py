@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,43 +16,52 @@ from inference_pio.verify.reference.tensors import load_tensor
 from inference_pio.verify.weights import ModelWeights
 
 
-def stream_layer(layer: Any, index: int, weights: ModelWeights, done: Callable[[], None]) -> None:
+def stream_layer(
+    layer: Any, index: int, weights: ModelWeights, done: Callable[[], None], decoder: str = "model."
+) -> None:
     """Give a layer a forward that loads its weights, runs window by window and unloads them.
 
     With experts only the attention goes window by window: the rest takes all tokens at once, so that an expert is
-    loaded once.
+    loaded once. The names of a decoder's tensors begin with `decoder`.
     """
-    forward, prefix = layer.forward, f"model.layers.{index}."
+    forward, prefix = layer.forward, f"{decoder}layers.{index}."
     steps = weights.cache_steps(index)
     round_latents(layer, prefix, weights)
-    _round_inputs(layer, prefix, weights)
+    round_inputs(layer, prefix, weights)
     streamed = stream_experts(layer, prefix, weights)
     if streamed:
         layer.self_attn.forward = _by_window(layer.self_attn.forward)
-    tensors = {name: tensor for name, tensor in layer.state_dict().items() if name not in streamed}
 
     def run(hidden_WSC: torch.Tensor, **arguments: Any) -> torch.Tensor:
-        state = {name: load_tensor(prefix + name, tensor, weights) for name, tensor in tensors.items()}
-        layer.load_state_dict(state, strict=False, assign=True)
         if steps is not None:
             arguments["past_key_values"] = RoundingCache(steps)
-        if streamed:
-            hidden_WSC = forward(hidden_WSC, **arguments)
-        else:
-            for window in range(len(hidden_WSC)):
-                own = _of_window(arguments, window, len(hidden_WSC))
-                hidden_WSC[window : window + 1] = forward(hidden_WSC[window : window + 1], **own)
-        del state
-        layer.to("meta")
-        return_freed_memory()
+        with loaded(layer, prefix, weights, streamed):
+            if streamed:
+                hidden_WSC = forward(hidden_WSC, **arguments)
+            else:
+                for window in range(len(hidden_WSC)):
+                    own = _of_window(arguments, window, len(hidden_WSC))
+                    hidden_WSC[window : window + 1] = forward(hidden_WSC[window : window + 1], **own)
         done()
         return hidden_WSC
 
     layer.forward = run
 
 
-def _round_inputs(layer: Any, prefix: str, weights: ModelWeights) -> None:
-    """Let every product of the layer, the router's too, round its input as the artifact's kernel does."""
+@contextmanager
+def loaded(module: Any, prefix: str, weights: ModelWeights, left_out: frozenset[str] = frozenset()) -> Iterator[None]:
+    """Inside, a module on the meta device has its weights but for those `left_out`; afterwards their memory is free."""
+    tensors = {name: tensor for name, tensor in module.state_dict().items() if name not in left_out}
+    state = {name: load_tensor(prefix + name, tensor, weights) for name, tensor in tensors.items()}
+    module.load_state_dict(state, strict=False, assign=True)
+    del state
+    yield
+    module.to("meta")
+    return_freed_memory()
+
+
+def round_inputs(layer: Any, prefix: str, weights: ModelWeights) -> None:
+    """Let every product of a layer or block, a router's too, round its input as the artifact's kernel does."""
     for name, module in layer.named_modules():
         weight = getattr(module, "weight", None)
         rounding = None if weight is None or weight.ndim != 2 else weights.input_rounding(f"{prefix}{name}.weight")

@@ -17,6 +17,8 @@ from inference_pio.verify.reference.skeleton import load_small, skeleton, stored
 from inference_pio.verify.scratch import LogitsFile
 from inference_pio.verify.weights import ModelWeights
 
+DECODER = "model."
+"""How the names of a plain decoder's tensors begin."""
 Progress = Callable[[int, int], None]
 """(work done, all work) in any unit."""
 
@@ -42,14 +44,14 @@ def write_logits(
         model = skeleton(folder)
         model.model.layers = model.model.layers[:layers]
         work = len(model.model.layers) + 1
-        load_small(model, weights)
+        load_small(model, weights, (DECODER + "layers.", DECODER + "embed_tokens.", "lm_head.weight"))
         model.model.embed_tokens.forward = stored_embedding(
-            tied_tensor(model, "model.embed_tokens.weight", weights), weights
+            tied_tensor(model, DECODER + "embed_tokens.weight", weights, DECODER), weights
         )
         for index, layer in enumerate(model.model.layers):
             stream_layer(layer, index, weights, partial(report, index + 1, work))
-        lengths = [len(window) for window in windows]
-        head = Head(tied_tensor(model, "lm_head.weight", weights), model, weights, lengths, sink)
+        wanted = [slice(len(window)) for window in windows]
+        head = Head(tied_tensor(model, "lm_head.weight", weights, DECODER), model, weights, wanted, sink)
         model.lm_head.forward = head.run
         output = model(input_ids=_batch(windows), use_cache=False)
         if output.logits is not head.placeholder:

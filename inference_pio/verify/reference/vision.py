@@ -1,82 +1,118 @@
-"""The original of a model with a vision tower: all of transformers' own model in float32, image by image.
+"""The original of a model with a vision tower, streamed: the tower's blocks and the decoder's layers one at a time.
 
-Not streamed: the model must fit into memory. Images are read and prepared by transformers as well, the prompt is
-written by the checkpoint's template in transformers, and positions are transformers' own.
+All examples are one batch, shorter ones filled at their end, where no earlier token can see it. The model's own forward
+runs once over it; in the tower only one image or frame is in a block at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from transformers import AutoModelForImageTextToText, AutoTokenizer
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-from transformers.utils import logging
 
 from inference_pio.errors import BadInputError
-from inference_pio.verify.examples import Example
-from inference_pio.verify.reference.streaming import torch_threads
-from inference_pio.verify.reference.tokens import first_line
+from inference_pio.verify.reference.head import Head
+from inference_pio.verify.reference.layers import loaded, round_inputs, stream_layer
+from inference_pio.verify.reference.questions import Question
+from inference_pio.verify.reference.skeleton import load_small, stored_embedding, tied_tensor, vision_skeleton
+from inference_pio.verify.reference.streaming import Progress, torch_threads
+from inference_pio.verify.scratch import LogitsFile
+from inference_pio.verify.weights import ModelWeights
+
+DECODER, TOWER = "model.language_model.", "model.visual."
+MERGED_TOKENS = 1 << 12
+"""Tokens of images that a merger makes at a time."""
 
 
-@dataclass(frozen=True)
-class ReferenceAnswer:
-    """Token ids of a whole example, how many of them are the answer, and what predicts those: float32 [answer, V]."""
-
-    ids: list[int]
-    answer: int
-    logits: np.ndarray
-
-
-def answers(
+def write_answers(
     folder: Path,
-    examples: Sequence[Example],
+    weights: ModelWeights,
+    questions: Sequence[Question],
+    sink: LogitsFile,
     layers: int | None = None,
     threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Iterator[ReferenceAnswer]:
-    """What the checkpoint in `folder` makes of each example; `layers` cuts its decoder to the first ones.
+    progress: Progress | None = None,
+) -> None:
+    """Write the logits that predict the tokens of every answer to `sink`, one answer behind the other.
 
-    Raises BadInputError when transformers cannot load the model, its tokenizer or its image processor.
+    `folder` holds `config.json`; `layers` cuts the decoder to its first layers. Memory: the weights of one block or
+    layer, the patches of all images, the hidden states of all examples as long as the longest, and one chunk of the
+    head. Raises BadInputError when transformers does not know the model, or a weight is missing or of the wrong shape.
     """
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        processor: Any = Qwen2VLImageProcessorPil.from_pretrained(folder)
-        model: Any = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=torch.float32, trust_remote_code=False, local_files_only=True
-        ).eval()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInputError(f"transformers cannot load the model of {folder}: {first_line(error)}") from error
-    finally:
-        if bars:
-            logging.enable_progress_bar()
-    decoder = model.model.language_model
-    decoder.layers = decoder.layers[:layers]
-    for index, example in enumerate(examples):
-        with torch_threads(threads), torch.inference_mode():
-            yield _answer(model, tokenizer, processor, example)
-        if progress is not None:
-            progress(index + 1, len(examples))
+    report = progress or (lambda done, total: None)
+    with torch_threads(threads), torch.inference_mode():
+        model = vision_skeleton(folder)
+        decoder, tower = model.model.language_model, model.model.visual
+        decoder.layers = decoder.layers[:layers]
+        work = len(decoder.layers) + 1
+        apart = (DECODER + "layers.", DECODER + "embed_tokens.", "lm_head.weight", TOWER + "blocks.")
+        load_small(model, weights, (*apart, TOWER + "merger.", TOWER + "deepstack_merger_list."))
+        table = tied_tensor(model, DECODER + "embed_tokens.weight", weights, DECODER)
+        decoder.embed_tokens.forward = stored_embedding(table, weights)
+        for index, block in enumerate(tower.blocks):
+            _stream_block(block, f"{TOWER}blocks.{index}.", weights)
+        some = MERGED_TOKENS * tower.spatial_merge_unit
+        _stream_merger(tower.merger, f"{TOWER}merger.", weights, some)
+        for index, merger in enumerate(tower.deepstack_merger_list):
+            _stream_merger(merger, f"{TOWER}deepstack_merger_list.{index}.", weights, some)
+        for index, layer in enumerate(decoder.layers):
+            stream_layer(layer, index, weights, partial(report, index + 1, work), DECODER)
+        wanted = [slice(len(q.ids) - 1 - q.answer, len(q.ids) - 1) for q in questions]
+        head = Head(tied_tensor(model, "lm_head.weight", weights, DECODER), model, weights, wanted, sink)
+        model.lm_head.forward = head.run
+        output = model(**_batch(questions), use_cache=False)
+        if output.logits is not head.placeholder:
+            raise BadInputError(
+                f"{model.config.model_type} computes on the logits after lm_head, which is not streamed"
+            )
+        report(work, work)
 
 
-def _answer(model: Any, tokenizer: Any, processor: Any, example: Example) -> ReferenceAnswer:
-    text = tokenizer.apply_chat_template(example.messages, tokenize=False, add_generation_prompt=True)
-    prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
-    answer = tokenizer(example.answer, add_special_tokens=False)["input_ids"]
-    image_token, images = model.config.image_token_id, {}
-    if example.images:
-        images = dict(processor([str(image) for image in example.images], return_tensors="pt"))
-        merged = processor.merge_size**2
-        counts = iter((images["image_grid_thw"].prod(-1) // merged).tolist())
-        prompt = [t for token in prompt for t in ([token] * next(counts) if token == image_token else [token])]
-    ids = torch.tensor([[*prompt, *answer]])
-    kinds = (ids == image_token).int()
-    model.model.rope_deltas = None  # of the example before
-    output = model(input_ids=ids, mm_token_type_ids=kinds, use_cache=False, logits_to_keep=len(answer) + 1, **images)
-    return ReferenceAnswer(ids[0].tolist(), len(answer), output.logits[0, :-1].float().numpy())
+def _batch(questions: Sequence[Question]) -> dict[str, torch.Tensor]:
+    longest = max(len(question.ids) for question in questions)
+    ids, kinds = (torch.zeros((len(questions), longest), dtype=torch.int64) for _ in range(2))
+    for row, question in enumerate(questions):
+        ids[row, : len(question.ids)] = torch.tensor(question.ids)
+        kinds[row, : len(question.ids)] = torch.tensor(question.kinds)
+    batch = {"input_ids": ids, "mm_token_type_ids": kinds}
+    for name, grid, found in (
+        ("pixel_values", "image_grid_thw", [q.images for q in questions if q.images is not None]),
+        ("pixel_values_videos", "video_grid_thw", [q.videos for q in questions if q.videos is not None]),
+    ):
+        if found:
+            batch[name], batch[grid] = torch.cat([patches for patches, _ in found]), torch.cat([g for _, g in found])
+    return batch
+
+
+def _stream_block(block: Any, prefix: str, weights: ModelWeights) -> None:
+    """Give a block of the tower a forward that loads its weights, runs frame by frame and unloads them."""
+    forward = block.forward
+    round_inputs(block, prefix, weights)
+
+    def run(hidden_PC: torch.Tensor, cu_seqlens: torch.Tensor, **arguments: Any) -> torch.Tensor:
+        turns = arguments.pop("position_embeddings")
+        with loaded(block, prefix, weights):
+            for start, stop in pairwise(cu_seqlens.tolist()):
+                ends = torch.tensor([0, stop - start], dtype=cu_seqlens.dtype)
+                own = tuple(angles[start:stop] for angles in turns)
+                part = hidden_PC[start:stop]
+                hidden_PC[start:stop] = forward(part, cu_seqlens=ends, position_embeddings=own, **arguments)
+        return hidden_PC
+
+    block.forward = run
+
+
+def _stream_merger(merger: Any, prefix: str, weights: ModelWeights, patches: int) -> None:
+    """As `_stream_block`, for what makes tokens of patches, so many at a time."""
+    forward: Callable[[torch.Tensor], torch.Tensor] = merger.forward
+    round_inputs(merger, prefix, weights)
+
+    def run(hidden_PC: torch.Tensor) -> torch.Tensor:
+        with loaded(merger, prefix, weights):
+            return torch.cat([forward(part) for part in hidden_PC.split(patches)])
+
+    merger.forward = run

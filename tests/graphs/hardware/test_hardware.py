@@ -71,7 +71,7 @@ def test_no_two_profiles_claim_a_gpu():
 def test_a_pair_that_does_not_fit_is_refused():
     with pytest.raises(BadInputError, match="target ort-cuda does not run on cpu: use ort-cpu"):
         find_hardware("cpu", "ort-cuda")
-    with pytest.raises(BadInputError, match="target ort-cpu does not run on sm61: use ort-cuda, tensorrt"):
+    with pytest.raises(BadInputError, match="target ort-cpu does not run on sm61: use tensorrt, ort-cuda"):
         find_hardware("sm61", "ort-cpu")
 
 

@@ -10,8 +10,8 @@ import onnx_ir as ir
 import pytest
 
 from inference_pio.errors import BadInputError
-from inference_pio.graphs.formats import FP16, FP32, W8A8, WeightFormat
-from inference_pio.graphs.rewrites.expert_kernels import rounds_activations
+from inference_pio.graphs.formats import FP16, FP32, W8A8, Activations, WeightFormat
+from inference_pio.graphs.rewrites.linear_kernels import rounds_activations
 from inference_pio.graphs.spec import Scoring
 from inference_pio.graphs.weights import recipe_of
 
@@ -87,6 +87,21 @@ def test_blocks_round_activations_too(routing, chosen):
     assert (node.attributes["block_size"].value, node.attributes["expert_weight_bits"].value) == (16, bits)
     error = np.abs(run(model, x) - expected)
     assert 1e-4 < error.max() < 0.05 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("bits", "block"), [(4, 16), (8, None)])
+def test_exact_forms_round_nothing_but_the_weights(routing, bits, block):
+    """Four bits in blocks; eight with a scale per row."""
+    spec = experts_spec(**routing)
+    x, arrays = some_tokens(1, 70), arrays_of(spec)
+    rounded = {n: dequantized(a, bits, block or a.shape[1]) if ".experts." in n else a for n, a in arrays.items()}
+    expected = run(build(spec, rounded), x)
+    model = build(spec, arrays)
+    lower(model, spec, WeightFormat(bits, activations=Activations.EXACT))
+    node = first(model, "QMoE")
+    assert not rounds_activations(node)
+    assert node.attributes.get("block_size", ir.AttrInt64("block_size", 0)).value == (block or 0)
+    assert np.abs(run(model, x) - expected).max() < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from graph_cases import apply, count, first, set_attribute, some_ids
 from graph_cases import canonical as grouped
 from latent_cases import SPEC, Steps, canonical, lowered, spec_with
 
+from inference_pio.graphs.builder import GraphBuilder
 from inference_pio.graphs.rewrites import latent_attention
 from inference_pio.graphs.rewrites.group_query_attention import mask_window
 
@@ -25,6 +26,8 @@ SPECS = {
     "direct_queries": spec_with({"q_rank": None}),
     "bias": spec_with(qkv_bias=True, output_bias=True),
     "one_head": spec_with(heads=1),
+    "seven_heads": spec_with(heads=7),
+    "ten_heads": spec_with(heads=10),
 }
 
 
@@ -32,7 +35,7 @@ def test_every_layer_matches():
     model = canonical()
     assert apply(model, latent_attention, spec=SPEC).matches == 2
     assert count(model, "TensorScatter") == 2
-    assert (count(model, "Attention"), count(model, "Softmax")) == (0, 2)
+    assert (count(model, "Attention"), count(model, "If")) == (0, 2)
 
 
 def test_positions_and_masks_are_made_once_of_the_count_of_tokens():
@@ -52,6 +55,47 @@ def test_the_result_is_the_same(spec, capacity, tmp_path):
         found = steps.step(IDS[:, done : done + size])
         assert np.abs(found - expected[:, done : done + size]).max() < 1e-5
         done += size
+
+
+@pytest.mark.parametrize(("part", "fewest"), [(4, 1), (5, 2), (12, 3)])
+def test_a_token_reads_the_rows_in_parts(part, fewest, tmp_path, monkeypatch):
+    """With rows behind those in use, with as many as divide, and with a number that does not."""
+    monkeypatch.setattr(latent_attention, "PART_ROWS", part)
+    monkeypatch.setattr(latent_attention, "FEWEST_PARTS", fewest)
+    expected = Steps(canonical(), tmp_path).step(IDS)
+    for capacity in (40, 48, None):
+        steps = Steps(lowered(), tmp_path, capacity=capacity)
+        found = np.concatenate([steps.step(IDS[:, n : n + 1]) for n in range(40)], axis=1)
+        assert np.abs(found - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("rows", "shape"), [(14, None), (16, [2, 2, 4]), (23, None), (24, [3, 2, 4]), (26, None), (30, [3, 2, 5])]
+)
+def test_parts_have_two_pieces_of_one_size(rows, shape, tmp_path, monkeypatch):
+    monkeypatch.setattr(latent_attention, "PART_ROWS", 8)
+    model = lowered()
+    for name, dtype in (("divides", ir.DataType.BOOL), ("rows_shape", ir.DataType.INT64)):
+        value = next(node for node in model.graph if node.name == f"latent/{name}").outputs[0]
+        value.type = ir.TensorType(dtype)
+        model.graph.outputs.append(value)
+    session = Steps(model, tmp_path).session
+    feeds = {"input_ids": IDS[:, :1], "attention_mask": np.ones((1, rows), np.int64)}
+    feeds |= {f"past_key_values.{n}.latent": np.zeros((1, 1, rows, SPEC.head_dim), np.float32) for n in range(2)}
+    divides, found = session.run(["latent/divides", "latent/rows_shape"], feeds)
+    assert (list(found) if divides else None) == (shape and [*shape, SPEC.head_dim])
+
+
+def test_only_one_token_of_one_sequence_behind_many_rows_reads_in_parts(tmp_path, monkeypatch):
+    """Shown by a sum of parts that is broken, in a model of one layer, whose cache knows nothing of it."""
+    monkeypatch.setattr(latent_attention, "PART_ROWS", 8)
+    spec = spec_with(windows=(None,))
+    expected, model = Steps(canonical(spec), tmp_path).step(IDS), lowered(spec)
+    set_attribute(next(n for n in model.graph.all_nodes() if str(n.name).endswith("parts/shares")), "axis", 0)
+    steps = Steps(model, tmp_path)
+    found = [steps.step(IDS[:, :24]), *(steps.step(IDS[:, n : n + 1]) for n in range(24, 40))]
+    wrong = np.abs(np.concatenate(found, axis=1) - expected).max(axis=(0, 2)) > 1e-3
+    assert (np.flatnonzero(wrong) + 1).tolist() == [30, 32, 40]
 
 
 def test_borders_of_chunks_change_rounding_alone(tmp_path):
@@ -124,6 +168,23 @@ def test_a_cache_that_is_not_given_back_is_left_alone():
     model = canonical(spec_with(windows=(None,)))
     model.graph.outputs.pop()
     assert "not given back" in apply(model, latent_attention, spec=SPEC).refused[0]
+
+
+@pytest.mark.parametrize(("start", "stop", "axis"), [(1, 16, 3), (0, 16, 2), (0, -8, 3)])
+def test_a_result_of_which_other_channels_are_read_is_left_alone(start, stop, axis):
+    model = canonical(spec_with(windows=(None,)))
+    latent = next(node for node in model.graph if node.name.endswith("/latent"))
+    for index, number in enumerate((start, stop, axis), 1):
+        latent.replace_input_with(index, GraphBuilder(model.graph).const([number]))
+    assert "more than the first channels" in apply(model, latent_attention, spec=SPEC).refused[0]
+
+
+def test_a_result_that_is_read_whole_is_left_alone():
+    model = canonical(spec_with(windows=(None,)))
+    whole = first(model, "Attention").outputs[0]
+    whole.shape, whole.type = ir.Shape(["batch", 3, "new", 24]), ir.TensorType(ir.DataType.FLOAT)
+    model.graph.outputs.append(whole)
+    assert "more than the first channels" in apply(model, latent_attention, spec=SPEC).refused[0]
 
 
 def test_values_of_their_own_are_no_latents():

@@ -6,12 +6,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference_pio.graphs.formats import FP16, FP32, WeightFormat
+from inference_pio.errors import BadInputError
+from inference_pio.graphs.architectures import qwen3
+from inference_pio.graphs.formats import FP16, FP32, Activations, WeightFormat
 from inference_pio.graphs.rewrites import embedding_kernels, linear_kernels
+from inference_pio.graphs.rewrites.linear_kernels import rounds_activations
+from inference_pio.graphs.rounding import dequantize_blocks, round_blocks
+from inference_pio.graphs.source import WeightSource
 from inference_pio.graphs.weights import recipe_of
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from graph_cases import Handmade, apply, canonical, count, first, logits, some_ids, spec_with
+from graph_cases import (
+    FakeCheckpoint,
+    Handmade,
+    apply,
+    arrays_of,
+    canonical,
+    count,
+    first,
+    logits,
+    some_ids,
+    spec_with,
+)
 
 LINEARS = 2 * 7 + 1
 
@@ -52,6 +68,31 @@ def test_blocks(tmp_path, bits):
     assert count(model, "Add") == 4  # the residuals
     difference = np.abs(logits(model, tmp_path, some_ids(), spec) - logits(canonical(spec), tmp_path, some_ids(), spec))
     assert 0 < difference.max() < (0.2 if bits == 8 else 3)
+
+
+def test_the_exact_form_rounds_nothing_but_the_weights(tmp_path):
+    """The same graph in floats over the weights that the blocks stand for."""
+    spec = spec_with(tied_embeddings=False)
+    arrays = arrays_of(spec)
+    for name, array in arrays.items():
+        if name.endswith("proj.weight") or name == "lm_head.weight":
+            data, scales = round_blocks(array, 4, WeightFormat(4).block(array.shape[1]), clip=True)
+            arrays[name] = dequantize_blocks(data, scales, 4, array.shape[1]).copy()
+    floats = qwen3.build(spec, WeightSource(FakeCheckpoint(arrays)))
+    expected = logits(floats, tmp_path, some_ids())
+    for activations, rounds in ((Activations.EXACT, False), (Activations.BLOCK, True)):
+        model = canonical(spec)
+        apply(model, linear_kernels, formats=WeightFormat(4, activations=activations))
+        nodes = [node for node in model.graph if node.op_type == "MatMulNBits"]
+        assert len(nodes) == LINEARS
+        assert {rounds_activations(node) for node in nodes} == {rounds}
+        difference = np.abs(logits(model, tmp_path, some_ids()) - expected).max()
+        assert difference > 1e-3 if rounds else difference < 1e-5
+
+
+def test_exact_eight_bits_are_refused():
+    with pytest.raises(BadInputError, match=r"'model\.layers\.0\.self_attn\.q_proj\.weight' cannot have .* int8-exact"):
+        apply(canonical(), linear_kernels, formats=WeightFormat(8, activations=Activations.EXACT))
 
 
 def test_a_padded_last_block():

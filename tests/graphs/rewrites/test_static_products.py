@@ -11,7 +11,7 @@ import pytest
 
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.calibrated import CalibratedLinear
-from inference_pio.graphs.formats import FP32, W8A8, W8A8_STATIC, WeightFormat
+from inference_pio.graphs.formats import FP16, FP32, W8A8, W8A8_STATIC, WeightFormat
 from inference_pio.graphs.rewrites import head_convolution, static_products
 from inference_pio.graphs.rewrites.rewrite import apply_rewrite, prune
 from inference_pio.graphs.rounding import round_channels
@@ -106,8 +106,11 @@ def test_explicit_quantization_is_as_the_parser_wants_it():
 def test_floats_stay_and_other_formats_are_refused():
     made, _ = two_layers()
     assert apply(made, static_products, FP32) == 0
-    with pytest.raises(BadInputError, match=r"'one' is to be w8a8, .*: use w8a8-static or fp32"):
-        apply(made, static_products, W8A8)
+    for other in (W8A8, FP16, WeightFormat(8), WeightFormat(4)):
+        with pytest.raises(BadInputError, match=rf"'one' is to be {other}, .*: use w8a8-static or fp32"):
+            apply(made, static_products, other)
+        with pytest.raises(BadInputError, match=rf"'head' is to be {other}, .*: use w8a8-static or fp32"):
+            apply(head(), head_convolution, other)
 
 
 @pytest.mark.parametrize("missing", ["calibration", "step"])

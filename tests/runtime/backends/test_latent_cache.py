@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from inference_pio.artifact import latent_rows
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.errors import BadInputError
 from inference_pio.export.options import ExportOptions
 from inference_pio.export.pipeline import export
+from inference_pio.graphs.rewrites import latent_attention
 from inference_pio.runtime import Engine, EngineConfig, SamplingParams
 from inference_pio.runtime.backends import ort
 from inference_pio.runtime.backends.ort import GROWTH, OrtBackend
@@ -78,6 +80,35 @@ def test_what_an_earlier_request_left_does_not_count(backend, expected):
     for start in (0, 128):
         found = sequence.forward(IDS[start : start + 128], keep=22).copy()
     assert np.abs(found - expected[128:]).max() < 1e-4
+
+
+def test_steps_read_a_long_context_in_parts(checkpoint, expected, tmp_path, monkeypatch):
+    """Also over rows that hold no number yet, and after another request."""
+    monkeypatch.setattr(latent_attention, "PART_ROWS", 16)
+    monkeypatch.setattr(latent_rows, "PART_ROWS", 16)
+    backend = load(export(checkpoint, tmp_path / "fp32", ExportOptions(precision="fp32")))
+    sequence = backend.sequence()
+    sequence.reserve(200)
+    for buffer in sequence._buffers:
+        buffer[:] = np.nan
+    for length in (9, 100):
+        sequence.forward(IDS[:length], keep=1)
+        found = [sequence.forward(IDS[n : n + 1], keep=1)[0].copy() for n in range(length, 150)]
+        assert np.abs(np.array(found) - expected[length:]).max() < 1e-4
+        for buffer in sequence._buffers:
+            buffer[:, :, 120:] = np.nan
+        sequence.clear()
+
+
+def test_rows_are_bound_anew_only_when_more_are_read(backend, monkeypatch):
+    monkeypatch.setattr(latent_rows, "PART_ROWS", 32)
+    sequence, bound = backend.sequence(), []
+    bind = sequence._bind_cache
+    monkeypatch.setattr(sequence, "_bind_cache", lambda index, rows: (bound.append(rows.shape[2]), bind(index, rows)))
+    sequence.forward(IDS[:62], keep=1)
+    for token in IDS[62:74]:
+        sequence.forward(np.array([token]), keep=1)
+    assert bound[::3] == [62, 63, 64, 68, 72, 76] and len(bound) == 18
 
 
 def test_a_hit_replays_bit_for_bit_in_buffers_of_another_size(backend):

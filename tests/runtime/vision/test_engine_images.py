@@ -16,6 +16,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from inference_pio.cli import main
 from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.runtime import Engine, EngineConfig, SamplingParams
+from inference_pio.runtime.conversation import Conversation
 from inference_pio.runtime.generation import CHUNK_TOKENS
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -107,6 +108,51 @@ def test_a_small_feature_cache_forgets_and_stays_right(vision_artifact):
     with Engine.open(vision_artifact("fp32"), EngineConfig(prefix_cache_bytes=0, image_cache_bytes=0)) as engine:
         assert [engine.chat(question(picture(seed)), GREEDY).token_ids for seed in (0, 0)] == [answers[0]] * 2
         assert engine.vision.encoder.runs == 2
+
+
+def test_activations_of_the_tower_count_before_an_image_runs(vision_artifact):
+    with Engine.open(vision_artifact("fp32")) as engine:
+        engine.chat(question(picture(0)), GREEDY)
+        taken, memory = engine._budget.taken, engine.manifest.memory
+        patches = 4 * engine.chat_tokens(question(picture(0, 250, 250))).count(IMAGE)
+    assert memory.image_bytes_per_patch == 4 * (11 * 64 + 4 * 144 + 2 * 4 * 96 // 4)
+    needed = patches * memory.image_bytes_per_patch
+    for room, fits in ((needed + (1 << 20), True), (needed - 1, False)):
+        with Engine.open(vision_artifact("fp32"), EngineConfig(max_memory=taken + room)) as engine:
+            before = engine.chat(question(picture(0, 64, 64)), GREEDY)
+            if fits:
+                engine.chat(question(picture(0, 250, 250)), GREEDY)
+                continue
+            with pytest.raises(ResourceLimitError, match=rf"an image of {patches} patches .*needs 7 MB .* at least \d"):
+                engine.chat(question(picture(0, 250, 250)), GREEDY)
+            assert engine.vision.encoder.runs == 1
+            assert engine.chat(question(picture(0, 64, 64)), GREEDY).token_ids == before.token_ids
+
+
+def test_a_conversation_prepares_its_images_once(vision_artifact, tmp_path):
+    Image.fromarray(picture(0)).save(tmp_path / "a.png")
+    with Engine.open(vision_artifact("fp32")) as engine:
+        conversation = Conversation(engine, params=GREEDY, answer_tokens=24)
+        parts = [{"type": "image", "image": str(tmp_path / "a.png")}, {"type": "image", "image": picture(1)}]
+        film = {"type": "video", "video": [picture(2), picture(3)], "fps": 2}
+        for content in ([*parts, film, {"type": "text", "text": "what are they?"}], "and now?", "and now?"):
+            conversation.ask(content)
+        prepared = engine.vision.prepared
+        assert prepared.runs == 3
+        Image.fromarray(picture(4)).save(tmp_path / "a.png")  # another picture under the same name
+        conversation.ask("and now?")
+        assert prepared.runs == 4
+        again = prepared.image(str(tmp_path / "a.png"), "image 0")
+        assert prepared.runs == 4 and again.values.shape[0] == 1 and prepared.runs == 5  # once more for the tower
+        assert len(prepared._waiting) == 0
+        Image.fromarray(picture(5)).save(tmp_path / "a.png")
+        with pytest.raises(BadInputError, match="image 0 changed while it was read"):
+            _ = again.values
+        for broken in ("no.png", 5, [], np.zeros((2, 2))):
+            with pytest.raises(BadInputError, match="image 0"):
+                prepared.image(broken, "image 0")
+        with pytest.raises(BadInputError, match="the video must be a list"):
+            prepared.video("abc", "the video")
 
 
 def test_text_never_loads_the_vision_graph(vision_artifact, monkeypatch):

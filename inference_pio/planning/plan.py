@@ -1,0 +1,77 @@
+"""What a plan is for, and what it says."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from inference_pio.graphs.hardware import AUTO
+from inference_pio.planning.cards import DEFAULT_HOST
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What a plan is for.
+
+    `hardware` is a card, a class of cards, a .json file or `auto`, `host` the CPU beside a GPU; `vram` and `ram` are
+    bytes, by default the card's own and 8 GB (with `auto`, all of this machine's). `target` None takes the first of
+    the hardware's where the model fits; `kv_cache` "auto" is the usual storage of the target.
+    """
+
+    hardware: str = AUTO
+    host: str = DEFAULT_HOST
+    vram: int | None = None
+    ram: int | None = None
+    target: str | None = None
+    precision: str = "auto"
+    kv_cache: str = AUTO
+    context_length: int | None = None
+    ignore_config_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Ceilings in tokens per second: `decode` by tokens before, `prefill` by length of the prompt.
+
+    `prefill_products` is that of an endless prompt whose attention costs nothing. `image_seconds` is the least time for
+    an image, None where there is no vision tower.
+    """
+
+    decode: list[dict[str, float]]
+    prefill: list[dict[str, float]]
+    prefill_products: float | None
+    image_seconds: float | None
+
+
+NO_SPEEDS = Speeds([], [], None, None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan, ready for JSON. Sizes are bytes; `reason` says why a model does not fit, then there are no speeds.
+
+    `kv_tokens` are the tokens of cache that fit, by storage.
+    """
+
+    hardware: str
+    card: str
+    host: str | None
+    target: str
+    dialect: str
+    precision: str
+    kv_cache: str
+    fits: bool
+    reason: str
+    memory: dict[str, int | None]
+    places: list[dict[str, Any]]
+    reserved: list[dict[str, Any]]
+    context_length: int
+    kv_bytes_per_token: int
+    kv_tokens: dict[str, int]
+    speeds: Speeds
+    command: str
+    notes: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)

@@ -1,0 +1,258 @@
+"""Plans against figures worked out elsewhere, and against formulas written out here."""
+
+import json
+import random
+
+import pytest
+from random_shapes import published_config
+
+from inference_pio.calibration.recipes import find_recipe
+from inference_pio.graphs.hardware import profiles
+from inference_pio.planning.plan import PlanOptions
+from inference_pio.planning.planner import make_plans
+
+MIB = 2**20
+HOST_BANDWIDTH, HOST_INT8, DISK = 42.7e9, 1.075e12, 3e9
+ROOFLINE = {
+    # card: decode at 0 and 2048 tokens of fp16 cache, products of a prompt in fp32 and in int8; tokens/s
+    "gtx-1060-6gb": (47.8, 44.4, 602, 2408),
+    "gtx-1070": (63.7, 59.3, 889, 3558),
+    "gtx-1080": (79.6, 74.1, 1221, 4884),
+}
+"""Qwen3-4B in int8 on Pascal, from the number of its weights and the cards' data sheets."""
+MODELS = ["qwen3-4b", "qwen3-coder-30b", "qwen3-vl-2b", "glm-4.7-flash"]
+
+
+def plan_of(config, **options):
+    if isinstance(config, str):
+        config = published_config(config)
+    (plan,) = make_plans(config, "models/some", PlanOptions(**options))
+    return plan
+
+
+def place_bytes(plan, place, part):
+    return sum(entry["bytes"] for entry in plan.places if (entry["place"], entry["part"]) == (place, part))
+
+
+def decode_of(plan):
+    return {entry["context"]: entry["tokens_per_s"] for entry in plan.speeds.decode}
+
+
+def prefill_of(plan):
+    return {entry["prompt_tokens"]: entry["tokens_per_s"] for entry in plan.speeds.prefill}
+
+
+@pytest.fixture
+def card_file(tmp_path):
+    """Writes a card and returns its path."""
+
+    def write(**values):
+        path = tmp_path / "card.json"
+        path.write_text(json.dumps(values))
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("card", ROOFLINE)
+def test_the_roofline_of_pascal(card):
+    empty, filled, floats, integers = ROOFLINE[card]
+    plan = plan_of("qwen3-4b", hardware=card, kv_cache="fp16")
+    assert (plan.fits, plan.target, plan.dialect, plan.precision) == (True, "tensorrt", "trt85", "w8a8-static")
+    assert decode_of(plan)[0] == pytest.approx(empty, rel=0.02)
+    assert decode_of(plan)[2048] == pytest.approx(filled, rel=0.02)
+    assert plan.speeds.prefill_products == pytest.approx(integers, rel=0.02)
+    weight_only = plan_of("qwen3-4b", hardware=card, target="ort-cuda", precision="int4")
+    assert weight_only.speeds.prefill_products == pytest.approx(floats, rel=0.02)
+
+
+def test_the_memory_of_a_6_gb_card():
+    """6144 MiB less 250 for CUDA, 300 for activations, 200 for the desktop and 3834 of weights."""
+    plan = plan_of("qwen3-4b", hardware="gtx-1060-6gb")
+    assert plan.kv_tokens["fp16"] == pytest.approx(1560 * MIB / (144 * 1024), rel=0.02)
+    assert plan.kv_tokens["fp32"] == plan.kv_tokens["fp16"] // 2
+    assert plan.kv_bytes_per_token == 288 * 1024
+    assert plan.context_length == plan.kv_tokens["fp32"] // 256 * 256
+    reserved = {(entry["for"], entry["place"]): entry["bytes"] // MIB for entry in plan.reserved}
+    assert reserved[("CUDA", "GPU")] == 250 and reserved[("desktop", "GPU")] == 200
+    assert place_bytes(plan, "RAM", "token table") > 0 and place_bytes(plan, "GPU", "token table") == 0
+
+
+def random_dense(draw):
+    """A config.json of a dense Qwen3 with sizes that blocks of 128 divide."""
+    groups = draw.choice([1, 2, 4, 8])
+    return {
+        "model_type": "qwen3",
+        "vocab_size": draw.randrange(1000, 90_000),
+        "hidden_size": 128 * draw.randrange(2, 24),
+        "intermediate_size": 128 * draw.randrange(4, 60),
+        "num_hidden_layers": draw.randrange(1, 40),
+        "num_attention_heads": groups * draw.choice([1, 2, 4]),
+        "num_key_value_heads": groups,
+        "head_dim": draw.choice([64, 128]),
+        "hidden_act": "silu",
+        "max_position_embeddings": 32_768,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+        "tie_word_embeddings": draw.random() < 0.5,
+    }
+
+
+def random_card(draw):
+    return {
+        "profile": "sm61",
+        "name": "invented",
+        "memory_gib": draw.uniform(20, 60),
+        "bandwidth_gb_s": draw.uniform(20, 900),
+        "fp32_tflops": draw.uniform(0.5, 20),
+        "int8_tops": draw.uniform(2, 90),
+        "display": draw.random() < 0.5,
+    }
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_invented_card_and_a_random_shape(card_file, seed):
+    draw = random.Random(seed)
+    config, card = random_dense(draw), random_card(draw)
+    plan = plan_of(config, hardware=card_file(**card), kv_cache="fp16", context_length=4096)
+    vocabulary, channels, inner = config["vocab_size"], config["hidden_size"], config["intermediate_size"]
+    layers, heads, groups = (config[f"num_{name}"] for name in ("hidden_layers", "attention_heads", "key_value_heads"))
+    size = config["head_dim"]
+    rows = (heads + 2 * groups) * size + channels + 2 * inner + channels
+    weights = 2 * heads * size * channels + 2 * groups * size * channels + 3 * channels * inner
+    norms = layers * (2 * channels + 2 * size) + channels
+    by_rows = find_recipe("w8a8-static", "tensorrt/trt85").edges.integer_product
+    edge = channels + 4 if by_rows else channels * (1 + 4 / 128)
+    on_gpu = layers * (weights + 4 * rows) + 4 * norms + vocabulary * edge
+    token = 2 * layers * groups * size * 2
+    free = int(card["memory_gib"] * 2**30) - (550 + 200 * card["display"]) * MIB - on_gpu
+    assert plan.kv_tokens["fp16"] == int(free // token) and plan.fits
+    bandwidth, floats, integers = (card[key] for key in ("bandwidth_gb_s", "fp32_tflops", "int8_tops"))
+    row = edge / HOST_BANDWIDTH
+    for context in (0, 2048, 4096):
+        read = (on_gpu + token * context) / (bandwidth * 1e9)
+        attention = 4 * heads * size * context * layers
+        products = 2 * layers * weights / (integers * 1e12)
+        head = 2 * vocabulary * channels / ((integers if by_rows else floats) * 1e12)
+        seconds = max(read, products + head + attention / (floats * 1e12)) + row
+        assert decode_of(plan)[context] == pytest.approx(1 / seconds, rel=1e-9)
+    for prompt in (512, 2048):
+        read = (on_gpu + token * prompt) / (bandwidth * 1e9)
+        pairs = prompt * (prompt + 1) // 2
+        attention = 4 * heads * size * pairs * layers / (floats * 1e12)
+        seconds = max(read, products * prompt + head + attention) + row * prompt
+        assert prefill_of(plan)[prompt] == pytest.approx(prompt / seconds, rel=1e-9)
+    assert plan.speeds.prefill_products == pytest.approx(1 / products, rel=1e-9)
+
+
+def test_experts_on_the_host_and_its_drive():
+    """Of Qwen3-Coder's experts 8 of 128 are read per token, from memory and from the drive alike."""
+    plan = plan_of("qwen3-coder-30b", hardware="gtx-1060-6gb", ram=16_000_000_000, precision="w8a8-static")
+    experts = 48 * 128 * 3 * 768 * 2048 * (1 + 4 / 128)
+    table = place_bytes(plan, "RAM", "token table")
+    in_memory = 16e9 - (1536 + 300) * MIB - table
+    assert place_bytes(plan, "RAM", "experts") == pytest.approx(in_memory, abs=1)
+    assert place_bytes(plan, "NVMe", "experts") == pytest.approx(experts - in_memory, abs=1)
+    assert place_bytes(plan, "GPU", "experts") == 0
+    active = experts * 8 / 128
+    host = max(active / HOST_BANDWIDTH, active * (1 - in_memory / experts) / DISK)
+    host = max(host, 2 * 48 * 8 * 3 * 768 * 2048 / HOST_INT8) + table / 151_936 / HOST_BANDWIDTH
+    gpu = (place_bytes(plan, "GPU", "layers") + place_bytes(plan, "GPU", "head")) / 192.2e9
+    assert decode_of(plan)[0] == pytest.approx(1 / (gpu + host), rel=1e-6)
+    assert any("the CPU computes the experts" in note for note in plan.notes)
+    touched = experts * (1 - (1 - 8 / 128) ** 512)
+    assert prefill_of(plan)[512] < 512 / (touched * (1 - in_memory / experts) / DISK)
+
+
+def test_experts_on_a_large_gpu():
+    plan = plan_of("qwen3-coder-30b", hardware="rtx-3090", precision="int4")
+    assert plan.target == "ort-cuda" and place_bytes(plan, "GPU", "experts") > 14e9 and plan.kv_cache == "fp16"
+    hybrid = plan_of("qwen3-coder-30b", hardware="rtx-3060")
+    assert hybrid.target == "tensorrt" and place_bytes(hybrid, "GPU", "experts") == 0
+
+
+def test_no_operator_for_experts():
+    plan = plan_of("glm-4.7-flash", hardware="p40", target="ort-cuda")
+    assert not plan.fits and plan.reason == "ort-cuda/sm61 has no operator for experts stored as integers"
+    floats = plan_of(published_config("glm-4.7-flash", 3), hardware="p40", target="ort-cuda", precision="fp32")
+    assert floats.fits and place_bytes(floats, "GPU", "experts") > 4e9
+
+
+def test_latents_are_cached_as_576_numbers():
+    plan = plan_of("glm-4.7-flash", hardware="gtx-1060-6gb")
+    assert plan.kv_bytes_per_token == 47 * 576 * 4
+    assert "int8" not in plan.kv_tokens
+
+
+def test_a_vision_tower_has_its_place_and_time():
+    plan = plan_of("qwen3-vl-2b", hardware="gtx-1080-ti", precision="fp32")
+    assert place_bytes(plan, "GPU", "vision tower") > 1.6e9
+    operations = 2 * 1024 * 24 * 12 * 1024**2 + 4 * 1024 * 1024**2 * 24
+    assert plan.speeds.image_seconds == pytest.approx(operations / 11.34e12, rel=0.15)
+    assert plan_of("qwen3-4b", hardware="gtx-1060-6gb").speeds.image_seconds is None
+    activations = next(entry["bytes"] for entry in plan.reserved if entry["for"] == "activations")
+    assert activations == 300 * MIB + 4 * 1024 * (16 * 1024 + 4 * 1024 + 4096)
+
+
+def test_a_cpu_keeps_weights_in_memory_and_the_rest_on_the_drive():
+    small = plan_of("qwen3-4b", hardware="i5-10210u", precision="int4")
+    assert {entry["place"] for entry in small.places} == {"RAM"} and small.host is None
+    weights = sum(entry["bytes"] for entry in small.places if entry["part"] != "cache")
+    assert small.kv_tokens["fp32"] == (8_000_000_000 - (1536 + 300) * MIB - weights) // (288 * 1024)
+    large = plan_of("qwen3-4b", hardware="i5-10210u", precision="fp32")
+    assert large.fits and place_bytes(large, "NVMe", "layers") > 9e9
+    assert large.kv_tokens["fp32"] == 4096
+    on_disk = sum(entry["bytes"] for entry in large.places if entry["place"] == "NVMe")
+    assert decode_of(large)[0] == pytest.approx(DISK / on_disk, rel=0.01)
+    assert any("read again for every token" in note for note in large.notes)
+
+
+def test_what_does_not_fit():
+    plan = plan_of("qwen3-4b", hardware="mx250")
+    assert not plan.fits and "of GPU memory are lacking" in plan.reason
+    assert plan.speeds.decode == [] and plan.command == ""
+    long = plan_of("qwen3-4b", hardware="gtx-1060-6gb", context_length=100_000)
+    assert not long.fits and "for a cache of 100000 tokens" in long.reason
+    cramped = plan_of("qwen3-coder-30b", hardware="gtx-1060-6gb", ram=1_000_000_000)
+    assert not cramped.fits and "of the host's memory are lacking" in cramped.reason
+    tiny = plan_of("qwen3-4b", hardware="i5-10210u", ram=2_000_000_000)
+    assert not tiny.fits and "of memory are lacking" in tiny.reason
+
+
+def test_less_memory_than_the_card_has():
+    whole, part = (plan_of("qwen3-4b", hardware="gtx-1080", vram=size) for size in (None, 6_000_000_000))
+    freed = 8 * 2**30 - 6_000_000_000
+    assert whole.kv_tokens["fp16"] - part.kv_tokens["fp16"] == pytest.approx(freed / (144 * 1024), abs=1)
+    plans = make_plans(published_config("qwen3-4b"), "x", PlanOptions(hardware="sm61", vram=6_000_000_000))
+    by_card = {plan.card: plan.memory["gpu"] for plan in plans}
+    assert by_card["gtx-1080"] == 6_000_000_000 and by_card["mx250"] == 2 * 2**30
+
+
+@pytest.mark.parametrize("shape", MODELS)
+@pytest.mark.parametrize("profile", [profile for profile in profiles() if profile.cards], ids=lambda p: p.name)
+def test_every_model_on_every_profile(profile, shape):
+    plans = make_plans(published_config(shape), "some", PlanOptions(hardware=profile.name))
+    assert [plan.card for plan in plans] == [card.name for card in profile.cards]
+    for plan in plans:
+        assert plan.fits == bool(plan.command) == bool(plan.speeds.decode) == (plan.reason == "")
+        held = {"GPU": 0, "RAM": 0, "NVMe": 0}
+        for entry in [*plan.places, *plan.reserved]:
+            held[entry["place"]] += entry["bytes"]
+        if plan.fits:
+            assert plan.memory["gpu"] is None or held["GPU"] <= plan.memory["gpu"]
+            assert held["RAM"] <= plan.memory["host"]
+        json.dumps(plan.to_dict(), allow_nan=False)
+
+
+def test_the_command_says_what_was_planned():
+    plan = plan_of("qwen3-4b", hardware="gtx-1060-6gb", kv_cache="fp16", context_length=1000)
+    assert plan.command == (
+        "inference-pio export models/some -o artifacts/some-sm61-w8a8-static --target tensorrt --hardware sm61 "
+        "--precision w8a8-static --context-length 1000 --kv-cache fp16 --calibration default"
+    )
+    cpu = plan_of("qwen3-4b", hardware="i5-10210u", precision="int4", context_length=1000)
+    assert cpu.command == (
+        "inference-pio export models/some -o artifacts/some-cpu-avx2-int4 --target ort-cpu --hardware cpu "
+        "--precision int4 --context-length 1000"
+    )
+    assert cpu.notes == []
