@@ -1,8 +1,8 @@
 """TensorRT's own calibration cache: the text that its int8 calibrators write and read.
 
 A line per tensor: its name, and the bits of its float32 scale (largest magnitude / 127) as eight hexadecimal digits,
-most significant first. The first line names the version and the algorithm. Format: the caches of TensorRT's samples, as in
-https://zmurder.github.io/TensorRT/Calibration%20file. TensorRT 11 has no calibrators any more.
+most significant first. The first line names the version and the algorithm. Format: the caches of TensorRT's samples, as
+in https://zmurder.github.io/TensorRT/Calibration%20file. TensorRT 11 has no calibrators any more.
 """
 
 from __future__ import annotations
