@@ -34,7 +34,7 @@ def test_parameters_of_published_models(shape, parameters):
     assert sum(math.prod(s) for s in tensor_shapes(architecture, spec).values()) == parameters
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8", "int4", "int8-exact"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4", "int4-exact"])
 @pytest.mark.parametrize("family", ["qwen3", "qwen3_moe", "glm4_moe_lite", "qwen3_vl"])
 def test_an_export_writes_as_many_bytes(tmp_path, family, precision):
     folder = tiny_checkpoint(family)
