@@ -96,7 +96,7 @@ RECIPES = {
 SUPPORTED = {
     "ort-cpu": tuple(RECIPES),
     "tensorrt/trt85": ("fp32", "w8a8-static"),
-    "tensorrt/modern": ("fp32", "fp16", "w8a8-static"),
+    "tensorrt/modern": ("fp32", "w8a8-static"),
     "ort-cuda/sm61": ("fp32", "int4", "int4-calibrated", "w8a8", "w8a8-static"),
     "ort-cuda/modern": ("fp32", "fp16", "int8", "int4", "int8-calibrated", "int4-calibrated"),
 }
@@ -113,7 +113,7 @@ AUTO = {
 """What `auto` means per `Target.key`: the fastest recipe that stays the same model."""
 
 
-UNIFORM = ("tensorrt/trt85",)
+UNIFORM = ("tensorrt/trt85", "tensorrt/modern")
 """Targets that know no blockwise formats: token table and head take the layers' format too."""
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError
-from inference_pio.runtime import Engine, EngineConfig
+from inference_pio.runtime import Engine
 from inference_pio.verify.calibration_facts import refuse_calibrated_examples
 from inference_pio.verify.conclusion import Comparison
 from inference_pio.verify.examples import Examples, read_examples
@@ -92,10 +92,7 @@ def compare_answers(artifact: Artifact, checkpoint: Checkpoint, gate: Gate, opti
 
 
 def _run_artifact(artifact: Artifact, found: Examples, options: VerifyOptions, scratch: Scratch) -> Answers:
-    config = EngineConfig(
-        backend=options.backend, threads=options.threads, prefix_cache_bytes=0, image_cache_bytes=0, allow_failed=True
-    )
-    with Engine.open(artifact.path, config) as engine:
+    with Engine.open(artifact.path, options.engine) as engine:
         tokenizer = engine.tokenizer
         tokens = [tokenizer.encode(example.answer, add_special_tokens=False) for example in found.examples]
         windows = _windows(found, tokens)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.errors import BadInputError
-from inference_pio.runtime import Engine, EngineConfig
+from inference_pio.runtime import Engine
 from inference_pio.verify.calibration_facts import refuse_calibrated
 from inference_pio.verify.findings import Decode
 from inference_pio.verify.options import VerifyOptions
@@ -33,8 +33,7 @@ def run_artifact(
     The engine is closed, and its memory free, when this returns. Raises BadInputError for windows that exceed the
     artifact's context, and what opening an engine raises.
     """
-    config = EngineConfig(backend=options.backend, threads=options.threads, prefix_cache_bytes=0, allow_failed=True)
-    with Engine.open(artifact.path, config) as engine:
+    with Engine.open(artifact.path, options.engine) as engine:
         tokens = [] if text is None else engine.tokenizer.encode(text.content)
         windows = saved
         if windows is None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inference_pio.errors import BadInputError
+from inference_pio.runtime import EngineConfig
 
 DEFAULT_POSITIONS = 4096
 FP32_POSITIONS = 10_240
@@ -25,7 +26,7 @@ class VerifyOptions:
     the artifact's recipe, else a name or a file; `baseline` is an earlier report that must not be undercut. `reference`
     reuses a saved reference instead of the checkpoint, `save_reference` writes one. `window` is in tokens; `positions`
     None is 4,096, for fp32 10,240. `threads` None leaves the choice to the libraries; `backend` is what runs the
-    artifact (see `runtime.config.EngineConfig`). `scratch` is the folder for
+    artifact, with its derived files in `cache_dir` (see `runtime.config.EngineConfig`). `scratch` is the folder for
     logits, by default the system's temporary folder. `simulation` False skips the excess gate and halves the time.
     """
 
@@ -39,6 +40,7 @@ class VerifyOptions:
     positions: int | None = None
     threads: int | None = None
     backend: str = "auto"
+    cache_dir: Path | None = None
     scratch: Path | None = None
     simulation: bool = True
     progress: Progress | None = None
@@ -50,6 +52,18 @@ class VerifyOptions:
                 raise BadInputError(f"{name} is {value}, it must be at least 1")
         if self.reference is not None and self.save_reference is not None:
             raise BadInputError("a saved reference cannot be reused and saved in one run: drop one of the two")
+
+    @property
+    def engine(self) -> EngineConfig:
+        """How the artifact is opened."""
+        return EngineConfig(
+            backend=self.backend,
+            threads=self.threads,
+            cache_dir=self.cache_dir,
+            prefix_cache_bytes=0,
+            image_cache_bytes=0,
+            allow_failed=True,
+        )
 
     def positions_for(self, recipe: str) -> int:
         """How many positions to compare for an artifact of that recipe."""
