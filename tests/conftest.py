@@ -37,15 +37,19 @@ def tiny_artifact(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
 @pytest.fixture(scope="session")
 def block_artifact(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`block_artifact("fp32")`: the tiny checkpoint exported for TensorRT 8.5, three layers in a block, once."""
+    """`block_artifact("fp32")`: the tiny checkpoint exported for TensorRT 8.5, three layers in a block, once.
+
+    With hardware sm86 it is for TensorRT 10.15.
+    """
     from block_cases import FEW, export_blocks
 
     folder = tmp_path_factory.mktemp("blocks")
 
-    def make(precision: str) -> Path:
-        out = folder / precision
+    def make(precision: str, hardware: str = "sm61") -> Path:
+        out = folder / f"{precision}-{hardware}"
         if not out.exists():
-            export_blocks(tiny, out, precision, block_layers=3, **(FEW if RECIPES[precision].calibrated else {}))
+            where = {"hardware": hardware, "block_layers": 3}
+            export_blocks(tiny, out, precision, **where, **(FEW if RECIPES[precision].calibrated else {}))
         return out
 
     return make

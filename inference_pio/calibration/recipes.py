@@ -98,7 +98,7 @@ RECIPES = {
 SUPPORTED = {
     "ort-cpu": tuple(name for name in RECIPES if name != "bf16"),
     "tensorrt/trt85": ("fp32", "w8a8-static"),
-    "tensorrt/modern": ("fp32", "fp16", "w8a8-static"),
+    "tensorrt/modern": ("fp32", "w8a8-static"),
     "ort-cuda/sm61": ("fp32", "int4", "int4-calibrated", "w8a8", "w8a8-static"),
     "ort-cuda/modern": ("fp32", "fp16", "bf16", "int8", "int4", "int8-calibrated", "int4-calibrated"),
 }
@@ -122,7 +122,7 @@ HALF_COMPUTE = {"ort-cuda/modern": {"fp32": "float32", "bf16": "bfloat16"}}
 """Targets that compute in float16, and their recipes that do not."""
 
 
-UNIFORM = ("tensorrt/trt85",)
+UNIFORM = ("tensorrt/trt85", "tensorrt/modern")
 """Targets that know no blockwise formats: token table and head take the layers' format too."""
 
 

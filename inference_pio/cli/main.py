@@ -15,6 +15,7 @@ from inference_pio.version import __version__
 
 VERBS = {
     "export": "Export a checkpoint to an artifact.",
+    "build": "Build an artifact's TensorRT engines for the GPU of this machine.",
     "calibrate": "Run a checkpoint on text and choose its rounding; exports reuse the result.",
     "verify": "Compare an artifact with its original and judge it by a gate.",
     "generate": "Continue a prompt.",

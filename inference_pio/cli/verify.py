@@ -10,7 +10,7 @@ import click
 from tqdm import tqdm
 
 from inference_pio.artifact.manifest import Accuracy
-from inference_pio.cli.common import FILE, FOLDER, json_option, size_text, write_json
+from inference_pio.cli.common import FILE, FOLDER, cache_dir, json_option, size_text, write_json
 from inference_pio.cli.export import locate
 from inference_pio.errors import GateFailedError
 from inference_pio.verify import Report, VerifyOptions, estimate, verify
@@ -45,7 +45,7 @@ def command(
     """Measure how far ARTIFACT is from its original; exit code 3 when its gate fails."""
     source = None if checkpoint is None else locate(checkpoint)
     with Bars() as bars:
-        options = VerifyOptions(simulation=not no_simulation, progress=bars, **values)
+        options = VerifyOptions(simulation=not no_simulation, progress=bars, cache_dir=cache_dir(), **values)
         needed = estimate(artifact, source, options)
         click.echo(
             f"expected: peak memory {size_text(needed.peak_memory_bytes)}, scratch {size_text(needed.scratch_bytes)}",
@@ -69,7 +69,8 @@ def artifact_verifier(
 
     def check(folder: Path) -> Accuracy:
         with Bars() as bars:
-            report = verify(folder, checkpoint, VerifyOptions(data=data, backend=backend, progress=bars))
+            options = VerifyOptions(data=data, backend=backend, cache_dir=cache_dir(), progress=bars)
+            report = verify(folder, checkpoint, options)
         if not report.passed:
             page = out.with_name(f"{out.name}.verify.html")
             report.write_html(page)

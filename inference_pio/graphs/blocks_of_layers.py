@@ -44,7 +44,13 @@ class _Cut:
     layers: list[int] = field(default_factory=list)
 
 
-def cut_blocks(model: ir.Model, context: LoweringContext, block_layers: int | None) -> list[Part]:
+def cut_blocks(
+    model: ir.Model,
+    context: LoweringContext,
+    block_layers: int | None,
+    opset: int = BLOCK_OPSET,
+    ir_version: int = BLOCK_IR_VERSION,
+) -> list[Part]:
     """Blocks, experts and head in the order in which they run; `block_layers` None goes by BLOCK_PARAMETERS.
 
     Raises BadInputError when `block_layers` is outside 1 to the number of layers.
@@ -53,7 +59,7 @@ def cut_blocks(model: ir.Model, context: LoweringContext, block_layers: int | No
     if block_layers is not None and not 1 <= block_layers <= layers:
         raise BadInputError(f"--block-layers {block_layers} is outside 1 to {layers}, the layers of the model")
     limit = block_layers or max(1, BLOCK_PARAMETERS // _largest_layer(model))
-    cutter = _Cutter(model, context)
+    cutter = _Cutter(model, context, opset, ir_version)
     for layer in range(layers):
         cutter.take(layer, limit)
     return cutter.finish()
@@ -62,7 +68,8 @@ def cut_blocks(model: ir.Model, context: LoweringContext, block_layers: int | No
 class _Cutter:
     """Collects parts from the first layer on."""
 
-    def __init__(self, model: ir.Model, context: LoweringContext) -> None:
+    def __init__(self, model: ir.Model, context: LoweringContext, opset: int, ir_version: int) -> None:
+        self._version = opset, ir_version
         self._graph, self._context = model.graph, context
         self._nodes = {str(node.name): node for node in model.graph}
         self._experts = {_layer_of(node): node for node in model.graph if node.domain == EXPERTS}
@@ -87,13 +94,13 @@ class _Cutter:
 
     def finish(self) -> list[Part]:
         """All parts, the head last."""
-        head = self._extract(self._cut.inputs, {"logits": self._presents["logits"]}, BLOCK_OPSET, BLOCK_IR_VERSION)
+        head = self._extract(self._cut.inputs, {"logits": self._presents["logits"]}, *self._version)
         return [*self._parts, Part("head", "head.onnx", head)]
 
     def _end_block(self, outputs: dict[str, ir.Value | None]) -> None:
         layers, number = self._cut.layers, sum(part.role == "block" for part in self._parts)
         presents = {n: v for n, v in self._presents.items() if n.split(".")[0] == "present" and _number(n) in layers}
-        model = self._extract(self._cut.inputs, {**outputs, **presents}, BLOCK_OPSET, BLOCK_IR_VERSION)
+        model = self._extract(self._cut.inputs, {**outputs, **presents}, *self._version)
         self._parts.append(Part("block", f"block-{number:02d}.onnx", model, tuple(layers)))
 
     def _experts_part(self, layer: int, node: ir.Node) -> Part:

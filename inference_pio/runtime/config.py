@@ -82,3 +82,8 @@ class EngineConfig:
             except ValueError:
                 choices = " or ".join(choice.value for choice in kind)
                 raise BadInputError(f"{name} '{getattr(self, name)}' is not known: use {choices}") from None
+
+    @property
+    def cache(self) -> Path:
+        """The folder of stamps and derived files."""
+        return self.cache_dir or Path.home() / ".cache" / "inference-pio"

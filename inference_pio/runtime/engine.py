@@ -116,7 +116,7 @@ class Engine:
                 "recipe, or open it with allow_failed=True"
             )
         check_cpu_class(artifact.manifest.requires.cpu_classes)
-        cache_dir = config.cache_dir or Path.home() / ".cache" / "inference-pio"
+        cache_dir = config.cache
         stamps = StampCache(cache_dir) if config.verify_hashes is VerifyHashes.FIRST_OPEN else None
         memory = choose_memory(artifact.manifest, config.device)
         mapped = mapped_graph(artifact, config, cache_dir, stamps) if memory is None else None

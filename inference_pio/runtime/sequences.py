@@ -48,6 +48,8 @@ class Sequences:
     def close(self) -> None:
         """Release the backend; sequences in use end with their request."""
         with self.turn:
+            for sequence in self._idle:
+                sequence.release()
             self._idle.clear()
             if self._backend is not None:
                 self._backend.close()

@@ -92,7 +92,7 @@ def compare_answers(artifact: Artifact, checkpoint: Checkpoint, gate: Gate, opti
 
 
 def _run_artifact(artifact: Artifact, found: Examples, options: VerifyOptions, scratch: Scratch) -> Answers:
-    with Engine.open(artifact.path, options.engine_config()) as engine:
+    with Engine.open(artifact.path, options.engine) as engine:
         tokenizer = engine.tokenizer
         tokens = [tokenizer.encode(example.answer, add_special_tokens=False) for example in found.examples]
         windows = _windows(found, tokens)

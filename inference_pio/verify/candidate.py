@@ -33,7 +33,7 @@ def run_artifact(
     The engine is closed, and its memory free, when this returns. Raises BadInputError for windows that exceed the
     artifact's context, and what opening an engine raises.
     """
-    with Engine.open(artifact.path, options.engine_config()) as engine:
+    with Engine.open(artifact.path, options.engine) as engine:
         tokens = [] if text is None else engine.tokenizer.encode(text.content)
         windows = saved
         if windows is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inference_pio.errors import BadInputError
-from inference_pio.runtime.config import EngineConfig
+from inference_pio.runtime import EngineConfig
 
 DEFAULT_POSITIONS = 4096
 FP32_POSITIONS = 10_240
@@ -28,7 +28,7 @@ class VerifyOptions:
     None is 4,096, for fp32 10,240. `threads` None leaves the choice to the libraries. `scratch` is the folder for
     logits, by default the system's temporary folder. `simulation` False skips the excess gate and halves the time.
     `backend` is what runs the artifact: "auto" (what it was made for), a device ("cpu", "cuda", "cuda:1"), or one of
-    `runtime.config.BACKENDS`.
+    `runtime.config.BACKENDS`; its derived files are in `cache_dir`.
     """
 
     text: Path | None = None
@@ -41,6 +41,7 @@ class VerifyOptions:
     positions: int | None = None
     threads: int | None = None
     backend: str = "auto"
+    cache_dir: Path | None = None
     scratch: Path | None = None
     simulation: bool = True
     progress: Progress | None = None
@@ -53,13 +54,15 @@ class VerifyOptions:
         if self.reference is not None and self.save_reference is not None:
             raise BadInputError("a saved reference cannot be reused and saved in one run: drop one of the two")
 
-    def engine_config(self) -> EngineConfig:
+    @property
+    def engine(self) -> EngineConfig:
         """How the artifact is opened: where `backend` says, without caches, whatever its gate said before."""
         device = self.backend if self.backend.startswith(("cpu", "cuda")) else "auto"
         return EngineConfig(
             backend=self.backend if device == "auto" else "auto",
             device=device,
             threads=self.threads,
+            cache_dir=self.cache_dir,
             prefix_cache_bytes=0,
             image_cache_bytes=0,
             allow_failed=True,

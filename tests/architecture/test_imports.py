@@ -33,7 +33,7 @@ ALLOWED = {name: set(LAYERS[:index]) for index, name in enumerate(LAYERS)}
 ALLOWED["runtime"] = {"machine", "artifact"}
 ALLOWED["tiny"] = set()
 ALLOWED["common"] = {"models"}
-for above in ("calibration", "verify", "models", "cli"):
+for above in ("calibration", "build", "verify", "models", "cli"):
     ALLOWED[above] |= {"runtime"}
 ALLOWED["cli"] |= {"tiny"}
 
@@ -109,9 +109,11 @@ def test_heavy_libraries_stay_where_they_belong(path):
         assert found <= {"numpy"}
     if package_of(path) == "runtime":
         pillow = {"PIL"} if relative(path) == "runtime/vision/pixels.py" else set()
-        assert found <= {"numpy", "tokenizers", "jinja2", "psutil", "onnxruntime"} | pillow
+        assert found <= {"numpy", "tokenizers", "jinja2", "psutil", "onnxruntime", "tensorrt"} | pillow
     if package_of(path) == "runtime" and "backends" not in path.parts:
-        assert "onnxruntime" not in found
+        assert not found & {"onnxruntime", "tensorrt"}
+    if package_of(path) != "build":
+        assert "polygraphy" not in found
 
 
 def test_the_reference_is_found():

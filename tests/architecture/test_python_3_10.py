@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "inference_pio"
-PARTS = ("runtime", "artifact", "machine", "cli", "errors.py", "version.py", "__init__.py")
+PARTS = ("runtime", "artifact", "machine", "build", "cli", "errors.py", "version.py", "__init__.py")
 FILES = [file for part in PARTS for file in sorted((PACKAGE / part).rglob("*.py")) or [PACKAGE / part]]
 LATER = {
     "tomllib": set(),

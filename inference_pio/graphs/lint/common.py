@@ -14,7 +14,7 @@ import onnx
 from inference_pio.graphs.lint.element_types import STANDARD
 from inference_pio.graphs.lint.loading import external_file
 from inference_pio.graphs.lint.rule import Check, Objection
-from inference_pio.graphs.lint.scope import Scope
+from inference_pio.graphs.lint.scope import Scope, given
 
 TYPED_INPUT = {"Where": 1, "OneHot": 2, "If": None, "Loop": None, "Scan": None}
 """Inputs whose type an operator table speaks of, where it is not the first; None where there is no such input."""
@@ -81,7 +81,7 @@ def _typed_value(node: Any) -> str:
     if node.op_type in BY_OUTPUT:
         return next(iter(node.output), "")
     index = TYPED_INPUT.get(node.op_type, 0)
-    return "" if index is None or index >= len(node.input) else node.input[index]
+    return "" if index is None else given(node, index)
 
 
 def value_types(allowed: Collection[str], hint: str) -> Check:
@@ -102,7 +102,7 @@ def constant_inputs(inputs: Mapping[str, Mapping[int, str]]) -> Check:
     def check(scope: Scope) -> Iterator[Objection]:
         for node in scope.nodes:
             for index, name in inputs.get(key(node), {}).items():
-                value = node.input[index] if index < len(node.input) else ""
+                value = given(node, index)
                 if value and not scope.is_constant(value):
                     yield node, f"'{name}' is computed ('{value}'): make it an initializer"
 
@@ -170,7 +170,7 @@ def each(operator: str, judge: Callable[[Scope, Any], str | None]) -> Check:
 
 def rank_of(scope: Scope, node: Any, index: int) -> int | None:
     """The number of dimensions of an input, None where it is absent or not known."""
-    shape = scope.shape(node.input[index]) if index < len(node.input) and node.input[index] else None
+    shape = scope.shape(given(node, index)) if given(node, index) else None
     return None if shape is None else len(shape)
 
 

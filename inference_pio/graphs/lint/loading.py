@@ -43,10 +43,32 @@ def load(path: Path) -> Any:
         raise BadInputError(f"{path} is not an ONNX model: give a .onnx file or an artifact's folder") from None
     if not model.ir_version or not model.HasField("graph"):
         raise BadInputError(f"{path} is not an ONNX model: it has no graph")
+    if not all(map(_is_text, (model.graph, *model.functions))):
+        raise BadInputError(f"{path} has names that are not UTF-8: it is damaged, copy or export it again")
     try:
         return onnx.shape_inference.infer_shapes(model, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
         return model  # rules that need a shape then say nothing; the checker of the file itself is onnx.checker
+
+
+def _is_text(graph: Any) -> bool:
+    """Whether all names that a linter may show are text; protobuf hands damaged ones out as bytes.
+
+    `graph` is a graph or a function.
+    """
+    names = [graph.name]
+    for tensor in getattr(graph, "initializer", ()):
+        names += [tensor.name, *(text for entry in tensor.external_data for text in (entry.key, entry.value))]
+    if not isinstance(graph, onnx.FunctionProto):
+        names += [value.name for values in (graph.input, graph.output, graph.value_info) for value in values]
+    nested = []
+    for node in graph.node:
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+        for attribute in node.attribute:
+            names.append(attribute.name)
+            nested += [attribute.g] if attribute.HasField("g") else []
+            nested += attribute.graphs
+    return all(isinstance(name, str) for name in names) and all(map(_is_text, nested))
 
 
 def external_file(tensor: Any, model_path: Path) -> ExternalFile:

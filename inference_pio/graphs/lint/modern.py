@@ -7,7 +7,7 @@ from typing import Any
 
 from inference_pio.graphs.lint import common, quantization
 from inference_pio.graphs.lint.rule import Dialect, Objection, Rule
-from inference_pio.graphs.lint.scope import Scope
+from inference_pio.graphs.lint.scope import Scope, given
 
 TYPES = common.operator_types("modern.json")
 KNOWN_TYPES = frozenset().union(*TYPES.values()) | {"DOUBLE"}
@@ -40,8 +40,7 @@ def _tensor_scatter(scope: Scope, node: Any) -> str | None:
 
 
 def _rotary(scope: Scope, node: Any) -> str | None:
-    name = node.input[3] if len(node.input) > 3 else ""
-    dtype = scope.dtype(name) if name else None
+    dtype = scope.dtype(given(node, 3))
     return None if dtype in (None, "INT64") else f"takes position_ids of INT64, not {dtype}: cast them"
 
 
@@ -57,7 +56,7 @@ def _scatter(scope: Scope, node: Any) -> str | None:
 def _top_k(scope: Scope, node: Any) -> str | None:
     if scope.attribute(node, "sorted", 1) != 1:
         return "returns sorted values only: set sorted to 1"
-    values = scope.constant(node.input[1]) if len(node.input) > 1 else None
+    values = scope.constant(given(node, 1))
     if values is not None and values.size == 1 and int(values.reshape(-1)[0]) >= MOST_SELECTED:
         return f"takes fewer than {MOST_SELECTED} values: select in steps"
     return None

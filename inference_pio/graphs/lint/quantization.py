@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from inference_pio.graphs.lint.rule import Objection
-from inference_pio.graphs.lint.scope import Scope
+from inference_pio.graphs.lint.scope import Scope, given
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 WEIGHTED = {"MatMul": (0, 1), "Gemm": (0, 1), "Conv": (0, 1), "ConvTranspose": (0, 1)}
@@ -19,14 +19,15 @@ MOVES_DATA |= {"Unsqueeze", "Pad", "MaxPool", QUANTIZE}
 
 
 def pairs(scope: Scope) -> Iterator[Any]:
-    """Every QuantizeLinear and DequantizeLinear."""
-    return (node for node in scope.nodes if node.op_type in (QUANTIZE, DEQUANTIZE))
+    """Every QuantizeLinear and DequantizeLinear that has data and scale."""
+    kinds = (QUANTIZE, DEQUANTIZE)
+    return (node for node in scope.nodes if node.op_type in kinds and len(node.input) >= 2 and node.output)
 
 
 def three_inputs(scope: Scope) -> Iterator[Objection]:
     """The zero point is not optional."""
-    for node in pairs(scope):
-        if len(node.input) != 3 or not node.input[2]:
+    for node in scope.nodes:
+        if node.op_type in (QUANTIZE, DEQUANTIZE) and (len(node.input) != 3 or not all(node.input)):
             yield node, f"{node.op_type} has no zero point: add one of int8 zeros of the scale's shape"
 
 
@@ -52,8 +53,8 @@ def scales(scope: Scope) -> Iterator[Objection]:
     for node in pairs(scope):
         name = node.input[1]
         source = scope.producer(name)
-        if source is not None and source.op_type == "Cast" and scope.is_constant(source.input[0]):
-            name = source.input[0]
+        if source is not None and source.op_type == "Cast" and scope.is_constant(given(source, 0)):
+            name = given(source, 0)
         elif scope.dtype(name) not in (None, "FLOAT"):
             yield node, f"the scale '{name}' is {scope.dtype(name)}: store it as float32"
             continue
@@ -120,8 +121,8 @@ def weights_in_place(scope: Scope) -> Iterator[Objection]:
         if node.op_type in WEIGHTED and len(node.input) >= 2:
             between = scope.producer(node.input[1])
             if between is not None and between.op_type in ("Transpose", "Reshape"):
-                source = scope.producer(between.input[0])
-                if source is not None and source.op_type == DEQUANTIZE and scope.is_constant(source.input[0]):
+                source = scope.producer(given(between, 0))
+                if source is not None and source.op_type == DEQUANTIZE and scope.is_constant(given(source, 0)):
                     yield (
                         node,
                         f"a {between.op_type} stands behind the weight's DequantizeLinear: store it as it is used",
@@ -131,8 +132,8 @@ def weights_in_place(scope: Scope) -> Iterator[Objection]:
 def static_channels(scope: Scope) -> Iterator[Objection]:
     """The dimension that an int8 product sums over is a build-time constant."""
     for node in scope.nodes:
-        if node.op_type in WEIGHTED and dequantized(scope, node.input[0]):
-            shape = scope.shape(node.input[0])
+        if node.op_type in WEIGHTED and dequantized(scope, given(node, 0)):
+            shape = scope.shape(given(node, 0))
             axis = 1 if node.op_type.startswith("Conv") else -1
             if shape is not None and len(shape) > 1 and shape[axis] is None:
                 yield node, f"the channels of '{node.input[0]}' are a free dimension: fix it"
@@ -142,7 +143,7 @@ def float_regions(scope: Scope) -> Iterator[Objection]:
     """Dequantized activations go into products, or are moved about; norms, softmax and elementwise parts stay float."""
     fine = {*WEIGHTED, *MOVES_DATA}
     for node in scope.nodes:
-        if node.op_type == DEQUANTIZE and not comes_from_constant(scope, node.input[0]):
+        if node.op_type == DEQUANTIZE and node.output and not comes_from_constant(scope, given(node, 0)):
             for reader in scope.consumers(node.output[0]):
                 if reader.op_type not in fine:
                     yield reader, f"reads '{node.output[0]}', a quantized activation: leave {reader.op_type} in float"
@@ -150,9 +151,11 @@ def float_regions(scope: Scope) -> Iterator[Objection]:
 
 def dequantized(scope: Scope, name: str) -> bool:
     """Whether a value comes from a DequantizeLinear, perhaps through operators that only move data."""
-    node = scope.producer(name)
-    while node is not None and node.op_type in MOVES_DATA - {QUANTIZE, "Concat"}:
-        node = scope.producer(node.input[0])
+    node, passed = scope.producer(name), set[str]()
+    while node is not None and node.op_type in MOVES_DATA - {QUANTIZE, "Concat"} and name not in passed:
+        passed.add(name)  # a damaged graph may have a circle
+        name = given(node, 0)
+        node = scope.producer(name)
     return node is not None and node.op_type == DEQUANTIZE
 
 
@@ -160,7 +163,7 @@ def comes_from_constant(scope: Scope, name: str) -> bool:
     """Whether a value is a constant, or one that was quantized."""
     node = scope.producer(name)
     if node is not None and node.op_type == QUANTIZE:
-        name = node.input[0]
+        name = given(node, 0)
     return scope.is_constant(name)
 
 

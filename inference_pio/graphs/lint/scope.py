@@ -66,7 +66,10 @@ class Scope:
     def dtype(self, name: str) -> str | None:
         """The element type of a value as TensorProto spells it, such as "FLOAT"; None where it is not known."""
         number = self._element_types.get(name)
-        return onnx.TensorProto.DataType.Name(number) if number else None
+        if not number:
+            return None
+        known = onnx.TensorProto.DataType.values()
+        return onnx.TensorProto.DataType.Name(number) if number in known else f"type {number}"
 
     def shape(self, name: str) -> Shape | None:
         """The dimensions of a value, None for the free ones; None where not even the rank is known."""
@@ -98,13 +101,22 @@ class Scope:
             return None
         try:
             return onnx.numpy_helper.to_array(tensor, base_dir=str(self.path.parent))
-        except (ValueError, OSError, TypeError):
+        except (ValueError, OSError, TypeError, KeyError):
             return None
 
     def attribute(self, node: Any, name: str, default: Any) -> Any:
-        """The value of a node's attribute, or `default`."""
+        """The value of a node's attribute; `default` when it is absent or of another type."""
         found = next((a for a in node.attribute if a.name == name), None)
-        return default if found is None else onnx.helper.get_attribute_value(found)
+        try:
+            value = None if found is None else onnx.helper.get_attribute_value(found)
+        except ValueError:
+            return default
+        return value if default is None or isinstance(value, type(default)) else default
+
+
+def given(node: Any, index: int) -> str:
+    """The name of a node's input, "" where it is left out."""
+    return node.input[index] if index < len(node.input) else ""
 
 
 def label(node: Any) -> str:

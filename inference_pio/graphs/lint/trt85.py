@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import onnx
 
 from inference_pio.graphs.lint import common, quantization
 from inference_pio.graphs.lint.rule import Dialect, Objection, Rule
@@ -55,8 +56,8 @@ def _max_pool(scope: Scope, node: Any) -> str | None:
 
 
 def _branches(scope: Scope, node: Any) -> str | None:
-    then, other = scope.attribute(node, "then_branch", None), scope.attribute(node, "else_branch", None)
-    if then is None or other is None or len(then.output) != len(other.output):
+    then, other = (scope.attribute(node, f"{word}_branch", onnx.GraphProto()) for word in ("then", "else"))
+    if len(then.output) != len(other.output):
         return "its branches have different numbers of outputs: give them as many"
     names = {value.name for value in then.output} & {value.name for value in other.output}
     return f"both branches call an output '{min(names)}': rename one" if names else None

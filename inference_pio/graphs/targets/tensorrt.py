@@ -1,12 +1,17 @@
-"""TensorRT. Dialect `trt85`: what the parser of TensorRT 8.5 reads, the last line that serves sm61.
+"""TensorRT. Dialect `trt85`: what the parser of TensorRT 8.5 reads, the last line that serves sm61; `modern`: 10.15 on.
 
-Operators of opset 17 at most, attention, norms and rotary embedding taken apart, explicit quantization, and one file
-per block of layers. docs/tensorrt.md has the interface of a block.
+`trt85` has operators of opset 17 at most, with attention, norms and rotary embedding taken apart. `modern` keeps norms
+and grouped attention as operators, and writes the cache in place. Both have explicit quantization and one file per
+block of layers. docs/tensorrt.md has the interface of a block.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 from inference_pio.graphs.blocks_of_layers import BLOCK_IR_VERSION, BLOCK_OPSET, cut_blocks
+from inference_pio.graphs.builder import IR_VERSION, OPSET
 from inference_pio.graphs.rewrites import (
     activation_parts,
     experts_apart,
@@ -17,8 +22,10 @@ from inference_pio.graphs.rewrites import (
     int32_inputs,
     latent_attention_parts,
     layer_norm_parts,
+    reduction_axes,
     rms_norm_parts,
     rotary_parts,
+    scattered_attention,
     static_products,
     vision_attention_parts,
 )
@@ -56,4 +63,25 @@ TRT85 = Target(
     kv_caches=("fp32",),
     cut=cut_blocks,
 )
-TARGETS = (TRT85,)
+MODERN = replace(
+    TRT85,
+    dialect="modern",
+    opset=OPSET,
+    ir_version=IR_VERSION,
+    requires=(("tensorrt", "10.15"),),
+    steps=(
+        Step(host_embedding, required=True),
+        Step(experts_apart),
+        Step(host_rotary, required=True),
+        Step(scattered_attention, required=True, attention=Attention.GROUPED),
+        Step(latent_attention_parts, required=True, attention=Attention.LATENT),
+        Step(rotary_parts, required=True),
+        Step(head_convolution, required=True),
+        Step(static_products),
+        Step(activation_parts),
+        Step(reduction_axes),
+    ),
+    vision_steps=(*TRT85.vision_steps, Step(reduction_axes, required=True)),
+    cut=partial(cut_blocks, opset=OPSET, ir_version=IR_VERSION),
+)
+TARGETS = (TRT85, MODERN)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from inference_pio.artifact.manifest import GraphFacts
+
+WRITE = "write_indices"
+"""The input of blocks that write their caches in place."""
 BUCKET = 256
 """Cache rows are bound in multiples of this, and at least as many."""
 
@@ -16,8 +20,9 @@ BUCKET = 256
 class Step:
     """What the blocks read besides weights and cache, the same for all of them.
 
-    `inputs` are float32 arrays by input name: `hidden_states` [1, S, C], `cos`, `sin`, the biases and addends; `length`
-    rows of the cache are in use before the step, and `bound` rows (a multiple of BUCKET) are to be bound.
+    `inputs` are float32 arrays by input name: `hidden_states` [1, S, C], `cos`, `sin`, the biases and addends, and,
+    where caches are written in place, int64 `write_indices` [1]; `length` rows of the cache are in use before the step,
+    `bound` rows (a multiple of BUCKET) are to be bound, all of them where caches are written in place.
     """
 
     inputs: Mapping[str, np.ndarray]
@@ -64,8 +69,16 @@ class BlockState(Protocol):
 class BlockRunner(Protocol):
     """The blocks and the head of an artifact, loaded onto one device."""
 
+    cache_rows: int
+    """Rows of cache that a block can be given at most."""
+
     def state(self) -> BlockState:
         """A new, empty sequence."""
 
     def close(self) -> None:
         """Release the weights."""
+
+
+def writes_in_place(graphs: Iterable[GraphFacts]) -> bool:
+    """Whether blocks take and give whole caches, head-major [1, G, P, D], instead of giving the new rows."""
+    return any(value.name == WRITE for graph in graphs for value in graph.inputs)

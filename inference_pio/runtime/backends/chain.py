@@ -15,7 +15,7 @@ import numpy as np
 
 from inference_pio.artifact.manifest import GraphFacts, Manifest
 from inference_pio.errors import BadInputError
-from inference_pio.runtime.backends.blocks import BUCKET, BlockRunner, Step
+from inference_pio.runtime.backends.blocks import BUCKET, WRITE, BlockRunner, Step, writes_in_place
 from inference_pio.runtime.backends.rotary_tables import RotaryTables
 from inference_pio.runtime.backends.token_table import TokenTable
 from inference_pio.runtime.candidates import Query
@@ -24,7 +24,7 @@ from inference_pio.runtime.vision.features import ChunkImages
 
 HIDDEN = np.float32(-1e30)
 """What is added to the score of a row that a token must not see; finite, so that nothing becomes NaN."""
-_PAST_BIAS = re.compile(r"past_bias(?:\.(\d+))?")
+_BIAS = re.compile(r"(?:past|attention)_bias(?:\.(\d+))?")
 _DEEPSTACK = re.compile(r"deepstack_embeds\.(\d+)")
 
 
@@ -40,9 +40,10 @@ class ChainBackend:
         self.blocks = block_graphs(manifest, folder)
         self.manifest, self.positions = manifest, manifest.positions
         self.runner, self.experts, self.budget = runner, experts, budget
+        self.in_place = writes_in_place(self.blocks)
         self.table = TokenTable(folder, manifest)
         names = {value.name for graph in self.blocks for value in graph.inputs}
-        self.windows = [int(m[1]) if m[1] else None for name in sorted(names) if (m := _PAST_BIAS.fullmatch(name))]
+        self.windows = [int(m[1]) if m[1] else None for name in sorted(names) if (m := _BIAS.fullmatch(name))]
         """Of the layers, without repetition; None sees everything before it."""
         self.addends = sorted(int(m[1]) for name in names if (m := _DEEPSTACK.fullmatch(name)))
         """Layers behind which features of images are added."""
@@ -69,7 +70,8 @@ class ChainSequence:
     def reserve(self, tokens: int) -> None:
         if tokens <= self._capacity:
             return
-        capacity = rounded_up(max(tokens, self._capacity + self._capacity // 4))
+        ahead = min(self._capacity + self._capacity // 4, self._backend.runner.cache_rows)
+        capacity = rounded_up(max(tokens, ahead))
         size = capacity * self._backend.manifest.cache.bytes_per_token
         self._backend.budget.take(size - self._reserved, f"a key/value cache of {capacity} tokens")
         self._reserved = size
@@ -127,11 +129,16 @@ class ChainSequence:
             inputs[f"deepstack_embeds.{layer}"] = np.ascontiguousarray(addend)
         if images is not None:
             hidden_SC = np.where(images.mask[0][:, None], images.layers[0][0], hidden_SC)
-        bound = rounded_up(max(start, 1))
+        bound = self._capacity if backend.in_place else rounded_up(max(start, 1))
+        if backend.in_place:
+            inputs[WRITE] = np.array([start], np.int64)
         for window in backend.windows:
             suffix = "" if window is None else f".{window}"
-            past, new = biases(start, count, bound, window)
-            inputs |= {f"past_bias{suffix}": past, f"new_bias{suffix}": new}
+            if backend.in_place:
+                inputs[f"attention_bias{suffix}"] = whole_bias(start, count, bound, window)
+            else:
+                past, new = biases(start, count, bound, window)
+                inputs |= {f"past_bias{suffix}": past, f"new_bias{suffix}": new}
         return Step({"hidden_states": hidden_SC[None], **inputs}, start, bound)
 
 
@@ -153,18 +160,30 @@ def biases(length: int, count: int, bound: int, window: int | None) -> tuple[np.
     return tuple(np.where(seen, np.float32(0), HIDDEN) for seen in (past, new))  # type: ignore[return-value]
 
 
+def whole_bias(length: int, count: int, bound: int, window: int | None) -> np.ndarray:
+    """Bias of `count` new tokens that stand behind `length` others in the cache itself: float32 [1, 1, S, bound]."""
+    query_S1, key_P = np.arange(length, length + count)[:, None], np.arange(bound)
+    seen = key_P <= query_S1
+    if window is not None:
+        seen &= key_P > query_S1 - window
+    return np.where(seen, np.float32(0), HIDDEN)[None, None]
+
+
 def block_graphs(manifest: Manifest, folder: Path) -> list[GraphFacts]:
     """The blocks in their order; raises BadInputError unless they hold every layer once and its cache."""
     blocks = [graph for graph in manifest.graphs if graph.role == "block"]
     cache = manifest.cache
     layers = [layer for graph in blocks for layer in graph.layers]
     sound = layers == list(range(cache.layers)) and manifest.graph("head") is not None
+    rows = 2 if writes_in_place(blocks) else 1
     for graph in blocks:
         shapes = {value.name: value.shape for value in (*graph.inputs, *graph.outputs) if value.dtype == "float32"}
         for layer in graph.layers:
             for kind in cache.kinds:
-                past, new = (shapes.get(f"{name}.{layer}.{kind}", []) for name in ("past_key_values", "present"))
-                sound &= past[2:] == new[2:] == [cache.kv_heads, cache.head_dim]
+                for name in ("past_key_values", "present"):
+                    shape = list(shapes.get(f"{name}.{layer}.{kind}", [0, 0, 0]))
+                    del shape[rows]
+                    sound &= shape == [1, cache.kv_heads, cache.head_dim]
     if not sound:
         raise BadInputError(f"the blocks in {folder} do not make up the model of its manifest: export it again")
     return blocks

@@ -10,7 +10,7 @@ import numpy as np
 
 from inference_pio.artifact.manifest import CacheSpec, GraphFacts, Manifest
 from inference_pio.errors import BadInputError, InferencePioError
-from inference_pio.runtime.backends.blocks import Step
+from inference_pio.runtime.backends.blocks import Step, writes_in_place
 from inference_pio.runtime.backends.ort_session import (
     check_version,
     first_line,
@@ -29,12 +29,15 @@ products saturate need another option, which excludes it."""
 class OrtBlocks:
     """Sessions of all blocks and of the head."""
 
+    cache_rows = 1 << 62
+
     def __init__(self, folder: Path, manifest: Manifest, threads: int) -> None:
         """Raises BadInputError for files that cannot be loaded or that are not what the manifest says."""
         self.ort = import_onnxruntime()
         check_version(self.ort.__version__, manifest.requires.packages.get("onnxruntime", "0"))
         self.spec: CacheSpec = manifest.cache
         self.graphs = [graph for graph in manifest.graphs if graph.role in ("block", "head")]
+        self.in_place = writes_in_place(self.graphs)
         entries = {} if session_entries(self.ort) else SIGNED_PRODUCTS
         self.sessions = [open_part(folder, graph, threads, entries) for graph in self.graphs]
 
@@ -46,23 +49,20 @@ class OrtBlocks:
 
 
 class OrtBlockState:
-    """Caches in numpy arrays [1, capacity, G, D] by the part of their name behind `past_key_values.`"""
+    """Caches by the part of their name behind `past_key_values.`: [1, capacity, G, D], in place [1, G, capacity, D]."""
 
     def __init__(self, blocks: OrtBlocks) -> None:
         self._blocks = blocks
         spec = blocks.spec
-        self._caches: dict[str, np.ndarray] = {
-            f"{layer}.{kind}": np.zeros((1, 0, spec.kv_heads, spec.head_dim), np.float32)
-            for layer in range(spec.layers)
-            for kind in spec.kinds
-        }
+        names = [f"{layer}.{kind}" for layer in range(spec.layers) for kind in spec.kinds]
+        self._caches: dict[str, np.ndarray] = {name: self._empty(0) for name in names}
         self._inputs: dict[str, np.ndarray] = {}
         self._step: Step | None = None
 
     def reserve(self, capacity: int, used: int) -> None:
         for name, old in self._caches.items():
-            new = np.zeros((1, capacity, *old.shape[2:]), np.float32)
-            new[:, :used] = old[:, :used]
+            new = self._empty(capacity)
+            self._rows(new)[:used] = self._rows(old)[:used]
             self._caches[name] = new
 
     def start(self, step: Step) -> None:
@@ -73,8 +73,11 @@ class OrtBlockState:
         assert step is not None
         found = self._run(index, self._inputs)
         for name, rows in found.items():
-            if name.startswith("present."):
-                self._caches[name.removeprefix("present.")][:, step.length : step.length + step.count] = rows
+            cache = name.removeprefix("present.")
+            if cache != name and self._blocks.in_place:
+                self._caches[cache] = rows
+            elif cache != name:
+                self._caches[cache][:, step.length : step.length + step.count] = rows
         self._inputs.pop("experts_output", None)
         self._inputs["hidden_states"] = found["next_hidden_states"]
         return found.get("experts_input")
@@ -89,11 +92,11 @@ class OrtBlockState:
         return logits
 
     def save(self, start: int, stop: int) -> np.ndarray:
-        return np.stack([cache[0, start:stop] for cache in self._caches.values()])
+        return np.stack([self._rows(cache)[start:stop] for cache in self._caches.values()])
 
     def restore(self, payload: np.ndarray, start: int, stop: int) -> None:
         for cache, rows in zip(self._caches.values(), payload, strict=True):
-            cache[0, start:stop] = rows
+            self._rows(cache)[start:stop] = rows
 
     def release(self) -> None:
         self._caches = {}
@@ -111,7 +114,18 @@ class OrtBlockState:
         if not name.startswith("past_key_values."):
             return inputs[name]
         assert self._step is not None
-        return self._caches[name.removeprefix("past_key_values.")][:, : self._step.bound]
+        cache = self._caches[name.removeprefix("past_key_values.")]
+        return cache if self._blocks.in_place else cache[:, : self._step.bound]
+
+    def _empty(self, capacity: int) -> np.ndarray:
+        """A cache of zeros."""
+        heads, size = self._blocks.spec.kv_heads, self._blocks.spec.head_dim
+        rows = (heads, capacity) if self._blocks.in_place else (capacity, heads)
+        return np.zeros((1, *rows, size), np.float32)
+
+    def _rows(self, cache: np.ndarray) -> np.ndarray:
+        """A view of a cache with its rows outermost: [capacity, G, D]."""
+        return cache[0].transpose(1, 0, 2) if self._blocks.in_place else cache[0]
 
 
 def open_part(folder: Path, graph: GraphFacts, threads: int, entries: Mapping[str, str] | None = None) -> Any:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from inference_pio.artifact.manifest import Manifest
 from inference_pio.errors import BadInputError
+from inference_pio.runtime.backends.blocks import BlockRunner
 from inference_pio.runtime.backends.chain import ChainBackend, block_graphs
 from inference_pio.runtime.backends.chain_ort import OrtBlocks, open_part
 from inference_pio.runtime.backends.device_memory import DeviceMemory
 from inference_pio.runtime.backends.ort import OrtBackend
+from inference_pio.runtime.backends.tensorrt import TensorRTBlocks
 from inference_pio.runtime.config import EngineConfig
 from inference_pio.runtime.memory import MemoryBudget
 
 BACKENDS = {"tensorrt": ("tensorrt", "chain")}
 """Of a manifest's target, the backends that run it; the first is the one for `auto`. Others have `ort` alone."""
-EXTRAS = {"trt85": "trt85", "modern": "tensorrt"}
-"""Of a TensorRT dialect, the extra that installs what runs it."""
 
 
 def backend_name(manifest: Manifest, asked: str) -> str:
@@ -44,21 +43,25 @@ def open_backend(
     name = backend_name(manifest, config.backend)
     if name == "ort":
         return OrtBackend(folder, manifest, threads, budget, mapped, memory)
-    if name == "tensorrt":
-        _require_tensorrt(manifest)
     blocks = block_graphs(manifest, folder)
     experts = {}
     for graph in manifest.graphs:
         if graph.role == "experts":
             index = next(number for number, block in enumerate(blocks) if block.layers[-1] == graph.layers[0])
             experts[index] = open_part(folder, graph, threads)
-    return ChainBackend(folder, manifest, OrtBlocks(folder, manifest, threads), experts, budget)
+    runner: BlockRunner = (
+        TensorRTBlocks(manifest, config.cache, gpu_number(config.device))
+        if name == "tensorrt"
+        else OrtBlocks(folder, manifest, threads)
+    )
+    return ChainBackend(folder, manifest, runner, experts, budget)
 
 
-def _require_tensorrt(manifest: Manifest) -> None:
-    if find_spec("tensorrt") is None:
-        raise BadInputError(
-            f"this artifact is for TensorRT, which is not installed: pip install "
-            f"'inference-pio[{EXTRAS.get(manifest.dialect, 'tensorrt')}]' on a machine with such a GPU, or open it "
-            "with backend chain, which runs the same files on the CPU"
-        )
+def gpu_number(device: str) -> int:
+    """The GPU that `device` names: auto and cuda are the first, cuda:1 the second; raises BadInputError for others."""
+    if device in ("auto", "cuda"):
+        return 0
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not number.isdecimal():
+        raise BadInputError(f"device {device} is no GPU, which backend tensorrt needs: use auto, or backend chain")
+    return int(number)

@@ -12,7 +12,7 @@ import pytest
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.runtime import Engine, EngineConfig, SamplingParams
-from inference_pio.runtime.backends import choose, ort_session
+from inference_pio.runtime.backends import ort_session
 from inference_pio.runtime.backends.blocks import BUCKET
 from inference_pio.runtime.backends.chain import ChainBackend, biases, rounded_up
 from inference_pio.runtime.backends.chain_ort import SIGNED_PRODUCTS
@@ -123,7 +123,7 @@ def test_cpus_whose_products_saturate_give_the_same_logits(block_artifact, monke
 
 
 def test_without_tensorrt_the_extra_and_the_chain_are_named(path, monkeypatch):
-    monkeypatch.setattr(choose, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(BadInputError, match=r"inference-pio\[trt85\].*backend chain"):
         Engine.open(path)
 

@@ -1,0 +1,44 @@
+"""TensorRT's calibration cache as text."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+from lint_cases import QDQ, SCALES, graph
+
+from inference_pio.artifact.bundle import Artifact
+from inference_pio.build.calibration_cache import activation_scales, calibration_cache
+from inference_pio.cli.main import run
+
+
+def test_a_scale_is_the_bits_of_a_float():
+    text = calibration_cache({"conv1": struct.unpack(">f", bytes.fromhex("3c010a14"))[0]})
+    assert text == "TRT-8503-EntropyCalibration2\nconv1: 3c010a14\n"
+
+
+def test_scales_of_activations_are_found_and_those_of_weights_are_not(tmp_path):
+    (tmp_path / "x.onnx").write_bytes(graph(QDQ, "float[1,2] x", "float[1,3] y", SCALES).SerializeToString())
+    assert activation_scales(tmp_path / "x.onnx") == {"x": 0.5}
+
+
+def test_the_command_writes_a_cache_for_every_graph(block_artifact, tmp_path, capsys):
+    artifact = block_artifact("w8a8-static")
+    assert run(["build", str(artifact), "--calibration-cache", str(tmp_path / "caches")]) == 0
+    assert "wrote" in capsys.readouterr().out
+    found = sorted(path.name for path in (tmp_path / "caches").iterdir())
+    assert found == ["block-00.cache", "block-01.cache", "head.cache"]
+    header, *lines = (tmp_path / "caches" / "block-00.cache").read_text().splitlines()
+    assert header == "TRT-8503-EntropyCalibration2"
+    scales = activation_scales(Artifact.open(artifact).file("block-00.onnx"))
+    read = [struct.unpack(">f", bytes.fromhex(line.rpartition(": ")[2]))[0] for line in lines]
+    assert np.array_equal(np.float32(read), np.float32(list(scales.values())))
+    assert len(lines) >= 8
+
+
+@pytest.mark.parametrize("precision", ["fp32"])
+def test_without_quantized_activations_there_is_no_cache(block_artifact, tmp_path, capsys, precision):
+    assert run(["build", str(block_artifact(precision)), "--calibration-cache", str(tmp_path / "caches")]) == 2
+    assert "--precision w8a8-static" in capsys.readouterr().err
+    assert not (tmp_path / "caches").exists()

@@ -1,0 +1,31 @@
+"""The script for a machine with a GPU, over stand-ins."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+
+import fake_gpu
+from engine_cases import run_here
+
+from inference_pio.build import pipeline
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu" / "tensorrt_blocks.py"
+
+
+def test_it_builds_compares_and_times(monkeypatch, block_artifact, tmp_path, capsys):
+    fake_gpu.install(monkeypatch)
+    monkeypatch.setattr(pipeline, "run_worker", run_here)
+    main = runpy.run_path(str(SCRIPT))["main"]
+    few = ["--prompt-tokens", "20", "--new-tokens", "3", "--repeat", "1"]
+    assert main([str(block_artifact("fp32")), *few, "--json", str(tmp_path / "out.json")]) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["max_logit_difference"] == 0 and found["top1_agreement"] == 1
+    assert len(found["engines"]) == 3 and set(found["speed"]) == {"chain", "tensorrt"}
+    assert "Fake GTX 1060, TensorRT 8.5.3.1" in capsys.readouterr().out
+
+
+def test_without_a_gpu_it_says_so(block_artifact, capsys):
+    assert runpy.run_path(str(SCRIPT))["main"]([str(block_artifact("fp32"))]) == 2
+    assert "TensorRT cannot be imported" in capsys.readouterr().err

@@ -1,0 +1,231 @@
+"""The TensorRT runner over stand-ins that compute: the same logits as ONNX Runtime, and every refusal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import fake_gpu
+import numpy as np
+import pytest
+from engine_cases import CONTEXT, build_here
+
+from inference_pio.cli.main import run
+from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
+from inference_pio.runtime import Engine, EngineConfig, SamplingParams
+from inference_pio.runtime.backends.choose import gpu_number
+from inference_pio.runtime.backends.tensorrt import RESERVE
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from block_cases import export_blocks
+from shapes import write_shape
+
+PROMPT = "In the beginning"
+HARDWARE = {"trt85": "sm61", "modern": "sm86"}
+VERSIONS = {"trt85": "8.5.3.1", "modern": "10.15.1.29"}
+only_trt85 = pytest.mark.parametrize("dialect", ["trt85"], indirect=True)
+"""For what does not depend on the dialect."""
+
+
+@pytest.fixture(params=["trt85", "modern"])
+def dialect(request):
+    return request.param
+
+
+@pytest.fixture
+def gpu(monkeypatch, dialect):
+    return fake_gpu.install(monkeypatch, VERSIONS[dialect])
+
+
+@pytest.fixture
+def artifact(block_artifact, dialect):
+    return block_artifact("fp32", HARDWARE[dialect])
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache" / "inference-pio"
+
+
+@pytest.fixture
+def built(gpu, artifact, cache):
+    build_here(artifact, cache)
+    return artifact
+
+
+def opened(artifact, cache, backend="tensorrt", **more):
+    return Engine.open(artifact, EngineConfig(backend=backend, cache_dir=cache, threads=1, **more))
+
+
+def test_the_engines_answer_as_the_files_they_were_built_from(gpu, built, cache):
+    params = SamplingParams(max_new_tokens=12, temperature=0, ignore_eos=True)
+    with opened(built, cache) as engine, opened(built, cache, "chain") as chain:
+        ids = engine.tokenizer.encode(PROMPT * 40)
+        assert len(ids) > 128
+        assert np.array_equal(engine.logits(ids), chain.logits(ids))
+        ours, theirs = engine.generate(PROMPT, params), chain.generate(PROMPT, params)
+    assert ours.token_ids == theirs.token_ids
+    assert gpu.runtime.calls["cudaGraphLaunch"] >= 20
+
+
+@pytest.mark.parametrize("shape", ["moe", "glm"])
+def test_hybrids_fetch_what_their_experts_read(gpu, dialect, shape, cache, tmp_path):
+    checkpoint = write_shape(shape, tmp_path / "checkpoint")
+    artifact = export_blocks(checkpoint, tmp_path / "out", hardware=HARDWARE[dialect])
+    build_here(artifact, cache, max_context=256)
+    ids = np.random.default_rng(0).integers(0, 2000, 20)
+    with opened(artifact, cache) as engine, opened(artifact, cache, "chain") as chain:
+        assert np.array_equal(engine.logits(ids), chain.logits(ids))
+        params = SamplingParams(max_new_tokens=4, temperature=0, ignore_eos=True)
+        assert engine.generate(ids.tolist(), params).token_ids == chain.generate(ids.tolist(), params).token_ids
+        width = engine.manifest.model.hidden_size
+    assert {size for size in gpu.runtime.fetched if size < 2000 * 4} == {width * 4, 20 * width * 4}
+
+
+def test_decoding_is_recorded_once_per_block(gpu, built, cache):
+    with opened(built, cache, prefix_cache_bytes=0) as engine:
+        engine.generate(PROMPT, SamplingParams(max_new_tokens=20, temperature=0, ignore_eos=True))
+        blocks = sum(graph.role == "block" for graph in engine.manifest.graphs)
+    assert gpu.runtime.calls["cudaStreamBeginCapture"] == blocks
+    assert not gpu.runtime.graphs
+
+
+def test_a_graph_is_recorded_anew_when_its_buffers_moved(gpu, built, cache):
+    params = SamplingParams(max_new_tokens=4, temperature=0, ignore_eos=True)
+    with opened(built, cache, prefix_cache_bytes=0) as engine, opened(built, cache, "chain") as chain:
+        prompts = [PROMPT, PROMPT * 15, PROMPT * 60, PROMPT]
+        ours = [engine.generate(prompt, params).token_ids for prompt in prompts]
+        assert ours == [chain.generate(prompt, params).token_ids for prompt in prompts]
+
+
+def test_two_sequences_in_turn_do_not_disturb_each_other(gpu, built, cache):
+    params = SamplingParams(max_new_tokens=8, temperature=0, ignore_eos=True)
+    with opened(built, cache, prefix_cache_bytes=0) as engine:
+        prompts = [PROMPT, PROMPT * 70]
+        alone = [engine.generate(prompt, params).token_ids for prompt in prompts]
+        streams = [engine.stream(prompt, params) for prompt in prompts]
+        ends = [None, None]
+        for _ in range(9):
+            for index, stream in enumerate(streams):
+                ends[index] = next(stream, ends[index])
+        assert [end.result.token_ids for end in ends] == alone
+
+
+def test_a_prefix_comes_back_from_the_cache(gpu, built, cache):
+    with opened(built, cache) as engine:
+        params = SamplingParams(max_new_tokens=4, temperature=0, ignore_eos=True)
+        cold, warm = engine.generate(PROMPT * 40, params), engine.generate(PROMPT * 40, params)
+    assert warm.usage.cached_tokens > 0
+    assert warm.token_ids == cold.token_ids
+
+
+def test_only_logits_come_to_the_host(gpu, built, cache):
+    with opened(built, cache, prefix_cache_bytes=0) as engine:
+        engine.generate(PROMPT, SamplingParams(max_new_tokens=3, temperature=0, ignore_eos=True))
+        assert set(gpu.runtime.fetched) == {engine.manifest.model.vocab_size * 4}
+
+
+@only_trt85
+def test_everything_is_given_back(gpu, built, cache):
+    with opened(built, cache) as engine:
+        engine.generate(PROMPT, SamplingParams(max_new_tokens=4))
+        assert gpu.runtime.used > 0
+    assert gpu.runtime.used == 0
+
+
+@only_trt85
+def test_verify_judges_the_engines(gpu, built, cache, tiny, capsys):
+    arguments = ["verify", str(built), "--against", str(tiny), "--backend", "tensorrt", "--positions", "128"]
+    assert run([*arguments, "--threads", "1", "--no-simulation", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["gate"]["passed"]
+    assert len(gpu.runtime.fetched) == 1
+
+
+def test_without_tensorrt_the_extra_is_named(block_artifact, cache, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(BadInputError, match=r"inference-pio\[trt85\].*backend chain"):
+        opened(block_artifact("fp32"), cache)
+
+
+def test_another_version_is_refused(block_artifact, cache, monkeypatch):
+    fake_gpu.install(monkeypatch, version="10.15.1.29")
+    with pytest.raises(BadInputError, match=r"TensorRT 10\.15\.1\.29 is installed, and dialect trt85 needs"):
+        opened(block_artifact("fp32"), cache)
+
+
+@only_trt85
+def test_without_engines_build_is_named(gpu, artifact, cache):
+    with pytest.raises(BadInputError, match=r"no engine of block-00\.onnx for Fake GTX 1060.*inference-pio build"):
+        opened(artifact, cache)
+
+
+@only_trt85
+def test_engines_of_another_version_do_not_count(built, cache, monkeypatch):
+    fake_gpu.install(monkeypatch, version="8.6.1")
+    with pytest.raises(BadInputError, match=r"TensorRT 8\.6\.1 \(only for Fake GTX 1060 with TensorRT 8\.5\.3\.1\)"):
+        opened(built, cache)
+
+
+@only_trt85
+def test_a_changed_engine_is_refused(built, cache):
+    next(cache.glob("engines/*/block-01.engine")).write_bytes(b"other")
+    with pytest.raises(BadInputError, match="has changed since it was built"):
+        opened(built, cache)
+
+
+@only_trt85
+def test_a_folder_that_others_write_to_is_refused(built, cache):
+    (cache / "engines").chmod(0o777)
+    with pytest.raises(BadInputError, match="others can write to"):
+        opened(built, cache)
+
+
+@only_trt85
+def test_engines_larger_than_the_gpu_are_refused_before_they_are_loaded(built, cache, monkeypatch):
+    small = fake_gpu.install(monkeypatch, runtime=fake_gpu.FakeRuntime(memory=RESERVE))
+    with pytest.raises(ResourceLimitError, match=r"the engines need .* MB of GPU memory"):
+        opened(built, cache)
+    assert "cudaMalloc" not in small.runtime.calls
+
+
+def test_a_cache_larger_than_the_gpu_is_refused_with_its_size(gpu, built, cache):
+    with opened(built, cache) as engine:
+        gpu.runtime.memory = gpu.runtime.used
+        with pytest.raises(ResourceLimitError, match=r"a cache of 256 rows needs .* MB more of GPU memory"):
+            engine.generate(PROMPT)
+
+
+@only_trt85
+def test_more_tokens_than_the_engines_take_are_refused(gpu, built, cache):
+    with opened(built, cache) as engine, pytest.raises(ResourceLimitError, match="larger --max-context"):
+        engine.logits(engine.tokenizer.encode(PROMPT * 400)[: CONTEXT + 1])
+
+
+@only_trt85
+def test_closing_ends_a_stream_with_one_sentence(gpu, built, cache):
+    engine = opened(built, cache)
+    stream = engine.stream(PROMPT, SamplingParams(max_new_tokens=9, temperature=0, ignore_eos=True))
+    next(stream)
+    engine.close()
+    with pytest.raises(BadInputError, match="closed"):
+        list(stream)
+    assert gpu.runtime.used == 0
+
+
+@only_trt85
+def test_a_failure_of_tensorrt_is_one_sentence(gpu, built, cache, monkeypatch):
+    monkeypatch.setattr(fake_gpu.FakeContext, "execute_async_v3", lambda self, stream: False)
+    with opened(built, cache) as engine, pytest.raises(InferencePioError, match=r"TensorRT failed in block-00\.onnx"):
+        engine.generate(PROMPT)
+
+
+@pytest.mark.parametrize(("device", "number"), [("auto", 0), ("cuda", 0), ("cuda:1", 1)])
+def test_devices_are_numbered(device, number):
+    assert gpu_number(device) == number
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:", "cuda:x", "tpu"])
+def test_what_is_no_gpu_is_refused(device):
+    with pytest.raises(BadInputError, match="is no GPU"):
+        gpu_number(device)
