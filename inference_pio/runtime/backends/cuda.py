@@ -32,7 +32,8 @@ def check_wheel(ort: Any, gpus: Sequence[Gpu], index: int) -> None:
     if CUDA_PROVIDER not in ort.get_available_providers():
         raise BadInputError(
             "the installed onnxruntime has no CUDA provider: pip uninstall onnxruntime, then pip install "
-            "'inference-pio[cuda]' (or 'inference-pio[cuda-sm61]' for a card of the Pascal generation)"
+            "'inference-pio[cuda]' (or 'inference-pio[cuda-sm61]' for a card of the Pascal generation), or choose "
+            "device 'cpu'"
         )
     if gpus and index >= len(gpus):
         raise BadInputError(f"there is no GPU {index}: this machine has {len(gpus)}")
