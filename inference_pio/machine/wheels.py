@@ -51,8 +51,9 @@ WHEELS = (
 )
 """Versions whose wheels were read, from the oldest on; others are like the last one before them."""
 
-LEAST_DRIVER = {11: (450, 80), 12: (525, 60), 13: (580, 65)}
-"""By major CUDA version, on Linux: docs.nvidia.com/cuda/cuda-toolkit-release-notes, minor version compatibility."""
+LEAST_DRIVER = {11: (450, 80), 12: (525, 60), 13: (580,)}
+"""By major CUDA version, on Linux: docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html, more
+exactly for 11 and 12 in docs.nvidia.com/deeplearning/cudnn/latest/support-matrix."""
 
 
 def find_wheel(version: str) -> Wheel | None:

@@ -1,7 +1,7 @@
 """Weights of products between QuantizeLinear and DequantizeLinear as the original's layers would use them.
 
 The weight is an int8 initializer behind a DequantizeLinear, [K, N] with a scale per column for MatMul, [N, K, 1, 1]
-with one per row for Conv; the activation passes a QuantizeLinear with one step. Columns that a mask takes out come back
+with one per row for Conv; the activation passes a QuantizeLinear with one step. Columns whose codes are zero come back
 through a float product of gathered columns that is added.
 """
 

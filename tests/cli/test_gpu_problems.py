@@ -42,7 +42,7 @@ def gpu(capability="6.1", driver="580.95", name="GTX 1060"):
         (
             gpu("8.9", "570.1"),
             {"onnxruntime-gpu": "1.31.1"},
-            "for CUDA 13, which needs driver 580.65: 570.1 is older",
+            "for CUDA 13, which needs driver 580: 570.1 is older",
         ),
         (
             gpu("6.1", "520.0"),

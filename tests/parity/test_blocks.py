@@ -29,6 +29,8 @@ SHAPES = [
     ("bias", 3),
     ("odd_sizes", None),
     ("qwen2", None),
+    ("llama_biases", None),
+    ("mistral", 2),
     ("moe", None),
     ("moe_dense_between", 2),
     ("glm", None),

@@ -1,6 +1,8 @@
 """Cards by name, class, file and detection; every one of them has sound figures."""
 
 import json
+import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,15 @@ def test_figures_are_sound(profile):
         assert (card.memory > 0) == profile.is_gpu
         assert find_cards(card.name) == (profile, (card,))
         assert find_hardware(card.name, profile.targets[0]) is profile
+
+
+@pytest.mark.parametrize("profile", profiles(), ids=lambda profile: profile.name)
+def test_every_figure_has_a_source(profile):
+    named = {name for source in profile.sources for name in re.split(r"[ ,]+", source.split(":")[0])}
+    assert {card.name for card in profile.cards} <= named
+    assert "capability" in named or not profile.is_gpu
+    last = {name for name, version in asdict(profile.last).items() if version is not None}
+    assert last <= {name.lower().replace("-", "_") for name in named}
 
 
 def test_no_two_cards_share_a_name():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -11,6 +14,9 @@ from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError
 from inference_pio.verify.original import rounded_weights
 from inference_pio.verify.static_products import read_static_product
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from static_cases import STEP, product
 
 TABLE = "model.embed_tokens.weight"
 
@@ -64,3 +70,14 @@ def test_other_forms_are_refused(artifact):
     conv.replace_input_with(0, graph.inputs[0])  # an activation that is not rounded
     with pytest.raises(BadInputError, match="in a form that the simulation does not know"):
         read_static_product(weight)
+
+
+@pytest.mark.parametrize("exact", [(), (3, 20)])
+def test_columns_kept_exact_come_from_their_own_weights(exact):
+    made = product(exact)
+    node = next(node for node in made.model.graph if str(node.name).endswith("weight"))
+    found = read_static_product(node)
+    assert (found.shape, found.rounding.step, found.rounding.exact) == ((16, 24), float(np.float32(STEP)), exact)
+    rows, weight = found.read(0, 16), made.arrays["one"]
+    assert np.array_equal(rows[:, list(exact)], weight[:, list(exact)])
+    assert 0 < np.abs(rows - weight).max() <= np.abs(weight).max() / 127

@@ -9,11 +9,12 @@ from inference_pio.errors import BadInputError
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU or CPU that can be bought, with the peaks that its maker states.
+    """A GPU or CPU that can be bought, with its peaks as its maker states them or as they follow from cores and clock.
 
-    `title` is what its driver calls it. Memory in GiB (0 for a CPU: whatever is plugged in), bandwidth in 10^9 bytes
-    per second, dense floating-point operations in 10^12 per second (`fp16` 0 where it is no faster than `fp32`), int8
-    operations in 10^12 per second. `display` is false where no desktop takes a share of the memory.
+    `title` is what its driver calls it. Memory in GiB as sold, 15/16 of that where GDDR comes with ECC on (0 for a CPU:
+    whatever is plugged in), bandwidth in 10^9 bytes per second, dense floating-point operations in 10^12 per second
+    (`fp16` 0 where it is no faster than `fp32`), int8 operations in 10^12 per second. `display` is false where no
+    desktop takes a share of the memory.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Hardware:
     `dialects` are (target, dialect), the preferred first: the targets that run on it and the form of each that it
     understands, "" where a target has one form. `cpu_classes` are those that an artifact for it is valid on ("any" for
     all of them). `compute_capabilities` are those of its GPUs, none for a CPU. `dtypes` are those its kernels compute
-    in, `int8` is what multiplies int8 numbers, `sources` are where the facts stand.
+    in, `int8` is what multiplies int8 numbers, `sources` are where the facts stand: each begins with what it is for.
     """
 
     name: str

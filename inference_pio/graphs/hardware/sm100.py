@@ -17,7 +17,8 @@ HARDWARE = Hardware(
     last=LastVersions(onnxruntime_gpu="1.27.0"),
     cards=(Card("b200", "NVIDIA B200", 180, 8000.0, 75.0, 2250.0, 4500.0, display=False),),
     sources=(
-        "NVIDIA DGX B200 data sheet, one of its eight GPUs; rates without sparsity",
-        "onnxruntime-gpu: machine code read from the wheels themselves",
+        "capability: developer.nvidia.com/cuda-gpus",
+        "b200: github.com/everfir/gpu-database, src/data/nvidia.json: an eighth of NVIDIA's HGX B200",
+        "onnxruntime-gpu: machine code read from the wheels themselves; 1.28 to 1.30 were not read",
     ),
 )

@@ -12,9 +12,13 @@ HARDWARE = Hardware(
     int8="tensor cores",
     compute_capabilities=("9.0",),
     cards=(
-        Card("h100-pcie", "NVIDIA H100 PCIe", 80, 2039.0, 51.2, 756.0, 1513.0, display=False),
-        Card("h100-sxm", "NVIDIA H100 80GB HBM3", 80, 3352.0, 66.9, 989.4, 1978.9, display=False),
-        Card("h200", "NVIDIA H200", 141, 4800.0, 66.9, 989.4, 1978.9, display=False),
+        Card("h100-pcie", "NVIDIA H100 PCIe", 80, 2000.0, 51.2, 756.0, 1513.0, display=False),
+        Card("h100-sxm", "NVIDIA H100 80GB HBM3", 80, 3350.0, 67.0, 989.5, 1979.0, display=False),
+        Card("h200", "NVIDIA H200", 141, 4800.0, 67.0, 989.5, 1979.0, display=False),
     ),
-    sources=("NVIDIA H100 and H200 Tensor Core GPU data sheets; rates without sparsity",),
+    sources=(
+        "capability: developer.nvidia.com/cuda-gpus",
+        "h100-pcie: github.com/VladislavDuma/gpu_specs, README.md",
+        "h100-sxm, h200: github.com/everfir/gpu-database, src/data/nvidia.json, which names NVIDIA's page for each",
+    ),
 )

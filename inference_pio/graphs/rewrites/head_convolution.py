@@ -37,7 +37,7 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
         if is_static(rows, context):
             if context.head_step is None:
                 raise BadInputError(f"'{rows.label}' has no calibrated activation scale: export with --calibration")
-            x_1CS1 = rounded(b, x_1CS1, context.head_step, width)
+            x_1CS1 = rounded(b, x_1CS1, context.head_step)
             weight = _integers(b, str(match.weight.name), rows)
         else:
             recipe = Recipe(StoreRows(rows), sources=rows.parts)

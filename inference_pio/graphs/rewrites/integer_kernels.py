@@ -44,7 +44,7 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
     found = context.calibrated_linears(rows)
     with b.before(match.nodes[0]), b.scope(str(match.nodes[0].name)):
         columns = found[0].exact_columns if found else ()
-        x = b.op("Mul", [match.x, column_mask(b, rows.tail[0], columns)], name="inner") if columns else match.x
+        x = b.op("Mul", [match.x, _mask(b, rows.tail[0], columns)], name="inner") if columns else match.x
         scale = static_scale(found, rows) if static else None
         y = _product(b, x, _weights(b, match, rows, found), scale)
         if columns:
@@ -80,7 +80,7 @@ def _product(b: GraphBuilder, x_BSK: ir.Value, weights: tuple[ir.Value, ...], st
     return b.op("Mul", [y_BSN, largest_BS1])
 
 
-def column_mask(b: GraphBuilder, count: int, columns: tuple[int, ...]) -> ir.Value:
+def _mask(b: GraphBuilder, count: int, columns: tuple[int, ...]) -> ir.Value:
     """Ones [K], zero at `columns`."""
     mask = np.ones(count, np.float32)
     mask[list(columns)] = 0

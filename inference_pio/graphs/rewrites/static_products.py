@@ -2,8 +2,8 @@
 
 Both inputs of the product are int8 with zero point 0: the activation by one calibrated step, which products that read
 the same value share, the weight [K, N] with a scale per output channel. TensorRT 8.5 takes an int8 initializer only in
-front of a DequantizeLinear, and wants explicit zero points. Input channels that calibration keeps exact are taken out
-of the rounded activation and multiplied in float32.
+front of a DequantizeLinear, and wants explicit zero points. Input channels that calibration keeps exact have codes
+of zero in the weight, and are multiplied in float32 beside that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from inference_pio.graphs.builder import GraphBuilder
 from inference_pio.graphs.calibrated import CalibratedLinear
 from inference_pio.graphs.formats import FP32, W8A8_STATIC
 from inference_pio.graphs.integers import IntegerColumns, calibrated_codes
-from inference_pio.graphs.rewrites.integer_kernels import column_mask, exact_product, static_scale
+from inference_pio.graphs.rewrites.integer_kernels import exact_product, static_scale
 from inference_pio.graphs.rewrites.rewrite import LinearMatch, LoweringContext, NoMatchError, match_linear, replace
 from inference_pio.graphs.weights import Recipe, Rows, stored_rows
 
@@ -37,7 +37,7 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
     found = context.calibrated_linears(rows)
     columns = found[0].exact_columns if found else ()
     with b.before(match.nodes[0]), b.scope(str(match.nodes[0].name)):
-        x = rounded(b, match.x, _step(context, rows, found), rows.tail[0], columns)
+        x = rounded(b, match.x, _step(context, rows, found))
         y = b.op("MatMul", [x, _weight(b, match, rows, found)], name="product")
         if columns:
             y = b.op("Add", [y, exact_product(b, match, found, columns)], name="outer")
@@ -56,15 +56,14 @@ def is_static(rows: Rows, context: LoweringContext) -> bool:
     return chosen == W8A8_STATIC
 
 
-def rounded(b: GraphBuilder, x: ir.Value, step: float, width: int, columns: tuple[int, ...] = ()) -> ir.Value:
-    """`x` rounded to int8 by `step` and back, with zeros in `columns`; made once however many products read it."""
-    made: dict[object, ir.Value] = x.meta.setdefault("rounded", {})
-    if (step, columns) not in made:
-        inner = b.op("Mul", [x, column_mask(b, width, columns)], name="inner") if columns else x
+def rounded(b: GraphBuilder, x: ir.Value, step: float) -> ir.Value:
+    """`x` rounded to int8 by `step` and back; made once however many products read it."""
+    made: dict[float, ir.Value] = x.meta.setdefault("rounded", {})
+    if step not in made:
         scale, zero = b.const(step, np.float32), b.const(0, np.int8)
-        codes = b.op("QuantizeLinear", [inner, scale, zero])
-        made[step, columns] = b.op("DequantizeLinear", [codes, scale, zero], name="rounded")
-    return made[step, columns]
+        codes = b.op("QuantizeLinear", [x, scale, zero])
+        made[step] = b.op("DequantizeLinear", [codes, scale, zero], name="rounded")
+    return made[step]
 
 
 def dequantized(b: GraphBuilder, name: str, data: ir.Value, scales: ir.Value, axis: int) -> ir.Value:

@@ -10,7 +10,6 @@ import onnxruntime as ort
 import pytest
 
 from inference_pio.errors import BadInputError
-from inference_pio.graphs.calibrated import CalibratedLinear
 from inference_pio.graphs.formats import FP16, FP32, W8A8, W8A8_STATIC, WeightFormat
 from inference_pio.graphs.rewrites import head_convolution, static_products
 from inference_pio.graphs.rewrites.rewrite import apply_rewrite, prune
@@ -18,25 +17,7 @@ from inference_pio.graphs.rounding import round_channels
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from graph_cases import Handmade, context
-
-STEP = 0.05
-
-
-class Calibrated:
-    """One step for every tensor, and perhaps columns kept exact."""
-
-    def __init__(self, made: Handmade, exact: tuple[int, ...] = (), step: float | None = STEP) -> None:
-        self._made, self._exact, self._step = made, exact, step
-
-    def linear(self, tensor: str) -> CalibratedLinear | None:
-        rows = self._made.arrays[tensor].copy()
-        rows[:, list(self._exact)] = 0
-        codes, scales = round_channels(rows, clip=False)
-        exact = self._made.arrays[tensor][:, list(self._exact)] if self._exact else None
-        return CalibratedLinear(lambda a, z: (codes[a:z], scales[a:z]), self._step, self._exact, exact)
-
-    def activation_scale(self, tensor: str) -> float | None:
-        return self._step
+from static_cases import STEP, Calibrated
 
 
 def two_layers() -> tuple[Handmade, ir.Value]:
