@@ -13,16 +13,9 @@ from inference_pio.tiny import tiny_checkpoint
 from inference_pio.verify import VerifyOptions, verify
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from block_cases import export_blocks, open_chain
+from block_cases import FEW, export_blocks, open_chain
 
 IMAGES = Path(__file__).parents[2] / "inference_pio/verify/images"
-QUICK = {
-    "calibration": "default",
-    "calibration_samples": 8,
-    "calibration_length": 128,
-    "calibration_without": ("smoothing", "clipping", "exact_columns", "exceptions"),
-}
-"""Tiny models need none of these steps; qwen3 has them all."""
 
 
 def some_questions(folder: Path) -> Path:
@@ -40,7 +33,7 @@ def test_static_int8_keeps_its_gates(model_type, block_artifact, tmp_path):
     if model_type == "qwen3":
         out = block_artifact("w8a8-static")
     else:
-        out = export_blocks(checkpoint, tmp_path / "out", "auto", **QUICK)
+        out = export_blocks(checkpoint, tmp_path / "out", "auto", **FEW)
     data = some_questions(tmp_path) if sees else None
     options = VerifyOptions(backend="chain", threads=1, positions=256, data=data)
     found = verify(out, checkpoint, options)

@@ -119,7 +119,9 @@ def test_cpus_whose_products_saturate_give_the_same_logits(block_artifact, monke
     monkeypatch.setattr(ort_session, "products_saturate", lambda ort: True)
     other = load(artifact)
     assert not set(SIGNED_PRODUCTS) & set(ort_session.session_entries(None))
-    assert np.abs(other.sequence().forward(IDS, keep=40) - found).max() < 0.05  # a code or two fall to the other side
+    apart = np.abs(other.sequence().forward(IDS, keep=40) - found)
+    assert apart[0].max() < 1e-4
+    assert apart.mean() < 0.03  # of 3.3; a code that falls to the other side moves all later tokens a little
 
 
 def test_without_tensorrt_the_extra_and_the_chain_are_named(path, monkeypatch):
