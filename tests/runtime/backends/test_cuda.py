@@ -25,22 +25,25 @@ def gpu(capability: str) -> Gpu:
 
 
 @pytest.mark.parametrize(
-    ("version", "capability"), [("1.20.2", "6.1"), ("1.26.0", "6.1"), ("1.31.1", "8.6"), ("1.31.1", "7.5")]
+    ("version", "capability"),
+    [("1.20.2", "6.1"), ("1.26.0", "6.1"), ("1.31.1", "8.6"), ("1.31.1", "7.5"), ("1.27.0", "10.3"), ("1.15.0", "8.6")],
 )
 def test_wheels_with_code_for_the_card(version, capability):
     check_wheel(wheel(version), [gpu(capability)], 0)
 
 
 @pytest.mark.parametrize(
-    ("version", "capability", "extra"),
+    ("version", "capability", "mend"),
     [
-        ("1.27.0", "6.1", "cuda-sm61"),
-        ("1.31.1", "7.0", "onnxruntime-gpu<1.27"),
-        ("1.22.0", "5.2", r"inference-pio\[cuda\]"),
+        ("1.27.0", "6.1", r"'inference-pio\[cuda-sm61\]' \(1.20.2 has\)"),
+        ("1.31.1", "7.0", "'onnxruntime-gpu==1.26.0'"),
+        ("1.22.0", "5.2", "cuda-sm61"),
+        ("1.31.1", "10.0", "'onnxruntime-gpu==1.27.0'"),
+        ("1.31.1", "3.5", "no version has; choose device 'cpu'"),
     ],
 )
-def test_wheels_without(version, capability, extra):
-    with pytest.raises(BadInputError, match=rf"onnxruntime-gpu {version} has no code for Card .*{extra}"):
+def test_wheels_without(version, capability, mend):
+    with pytest.raises(BadInputError, match=rf"onnxruntime-gpu {version} has no code for Card .*{mend}"):
         check_wheel(wheel(version), [gpu(capability)], 0)
 
 
