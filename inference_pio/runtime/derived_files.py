@@ -1,4 +1,4 @@
-"""Folders of files that are made from an artifact for one machine: in the user's cache, private, bounded, rebuildable."""
+"""Files that are made for one machine: in folders of the user's cache, private, bounded, rebuildable."""
 
 from __future__ import annotations
 
