@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from inference_pio.errors import BadInputError
 from inference_pio.machine.gpus import Gpu
+from inference_pio.machine.libraries import packaged
 from inference_pio.machine.wheels import Support, best_wheel, find_wheel
 
 CUDA = "cuda"
@@ -64,11 +63,11 @@ def check_started(session: Any) -> None:
 
 
 def load_libraries() -> None:
-    """Load the CUDA libraries that pip installed, which the dynamic loader does not find by itself.
+    """Load the CUDA libraries that pip installed, before the provider looks for them.
 
     What is missing shows when the provider starts.
     """
-    found = [file for entry in sys.path for file in sorted(Path(entry).glob("nvidia/*/lib/lib*.so.*"))]
+    found = packaged("lib*.so.*")
     for file in (file for name in LIBRARIES for file in found if file.name.startswith(f"lib{name}")):
         with contextlib.suppress(OSError):
             ctypes.CDLL(str(file), mode=ctypes.RTLD_GLOBAL)
