@@ -25,7 +25,7 @@ def test_a_folder_that_others_can_write_to_is_refused(tmp_path):
     make_private(inner)
     inner.chmod(0o770)
     for check in (check_private, make_private):
-        with pytest.raises(BadInputError, match="others can write to .*inner"):
+        with pytest.raises(BadInputError, match=r"others can write to .*inner"):
             check(inner)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from types import SimpleNamespace
 
 import fake_gpu
@@ -118,5 +119,5 @@ def test_the_cuda_runtime_is_the_one_that_the_wheel_uses(monkeypatch, runtime, v
     monkeypatch.setattr(device, "load_libraries", lambda: None)
     assert device.open_gpu(1).index == 1
     del libraries[library]
-    with pytest.raises(BadInputError, match=f"{library} cannot be found"):
+    with pytest.raises(BadInputError, match=f"{re.escape(library)} cannot be found"):
         device.open_gpu(1)
