@@ -20,8 +20,6 @@ CLASSES = (
     ("avx2", frozenset({"avx2"})),
 )
 """Classes from best to least, with the flags (as Linux spells them) that make a CPU a member."""
-EXACT_CLASSES = ("avx512-vnni", "avx-vnni")
-"""Classes whose u8 x s8 instructions add in 32 bits; the others add pairs of products in 16 bits and saturate."""
 PRECISE_PRODUCTS = "session.x64quantprecision"
 """Session option of ONNX Runtime: "1" turns s8 weights of integer products into u8 ones, whose kernels are exact.
 
@@ -57,11 +55,6 @@ def check_cpu_class(allowed: list[str]) -> None:
             f"the artifact is valid on CPUs of class {', '.join(allowed)}, and this one is {found}: export it with "
             "another recipe"
         )
-
-
-def needs_precise_products(flags: frozenset[str]) -> bool:
-    """Whether u8 x s8 products may saturate on a CPU with these flags; a CPU that does not tell is taken to."""
-    return cpu_class(flags) not in EXACT_CLASSES
 
 
 @cache

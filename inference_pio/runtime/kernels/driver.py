@@ -12,7 +12,6 @@ from inference_pio.errors import BadInputError, InferencePioError, ResourceLimit
 
 LIBRARY = "libcuda.so.1"
 OUT_OF_MEMORY = 2
-ALIGNMENT = 16
 ATTRIBUTES = {
     "threads_per_block": 1,
     "memory_clock_khz": 36,
@@ -122,30 +121,17 @@ class DeviceArray:
     """An array of a shape and dtype in a GPU's memory, in C order; free it, or use `with`."""
 
     def __init__(self, driver: Driver, shape: Sequence[int], dtype: type[np.generic]) -> None:
-        self._describe(driver, shape, dtype)
-        self.address = driver.allocate(max(self.size, 1))
-        self._owned = True
-
-    def _describe(self, driver: Driver, shape: Sequence[int], dtype: type[np.generic]) -> None:
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
         self.size = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
-        self._driver, self._owned = driver, False
+        self._driver = driver
+        self.address = driver.allocate(max(self.size, 1))
+        self._held = True
 
     @classmethod
     def of(cls, driver: Driver, values: np.ndarray) -> DeviceArray:
         """A copy of host values."""
         array = cls(driver, values.shape, values.dtype.type)
         array.write(values)
-        return array
-
-    @classmethod
-    def at(cls, driver: Driver, address: int, shape: Sequence[int], dtype: type[np.generic]) -> DeviceArray:
-        """Memory of the same GPU that somebody else owns; the kernels want it aligned to 16 bytes."""
-        if address % ALIGNMENT:
-            raise BadInputError(f"the array at address {address:#x} is not aligned to {ALIGNMENT} bytes: copy it")
-        array = cls.__new__(cls)
-        array._describe(driver, shape, dtype)
-        array.address = address
         return array
 
     def write(self, values: np.ndarray) -> None:
@@ -173,10 +159,10 @@ class DeviceArray:
             raise BadInputError(f"{what} must be {np.dtype(dtype)} {list(shape)}, not {self.dtype} {list(self.shape)}")
 
     def free(self) -> None:
-        """Give the memory back; does nothing a second time, nor for memory that somebody else owns."""
-        if self._owned:
+        """Give the memory back; does nothing a second time."""
+        if self._held:
             self._driver.enter()
-            self._owned = False
+            self._held = False
             self._driver.call("cuMemFree_v2", ctypes.c_uint64(self.address))
 
     def __enter__(self) -> DeviceArray:

@@ -22,16 +22,6 @@ def test_arrays_come_back_as_they_went(kernels):
     array.free()  # a second time does nothing
 
 
-def test_memory_of_others_is_used_and_not_freed(kernels):
-    with DeviceArray.of(kernels.driver, np.arange(16, dtype=np.float32)) as owner:
-        part = DeviceArray.at(kernels.driver, owner.address + 16, (2, 3), np.float32)
-        part.write(np.full((2, 3), 7, np.float32))
-        part.free()
-        assert list(owner.read()) == [0, 1, 2, 3, 7, 7, 7, 7, 7, 7, 10, 11, 12, 13, 14, 15]
-        with pytest.raises(BadInputError, match="not aligned to 16 bytes"):
-            DeviceArray.at(kernels.driver, owner.address + 4, (1,), np.float32)
-
-
 def test_a_wrong_copy_is_refused(kernels):
     with DeviceArray(kernels.driver, (2, 2), np.float32) as array:
         for values in (np.zeros(4, np.float32), np.zeros((2, 2))):
