@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from inference_pio.graphs.builder import IR_VERSION, GraphBuilder
 from inference_pio.graphs.calibrated import CalibratedLinear
 from inference_pio.graphs.formats import W8A8, W8A8_STATIC
 from inference_pio.graphs.rewrites import integer_kernels
-from inference_pio.graphs.rewrites.rewrite import LoweringContext, apply_rewrite, prune
+from inference_pio.graphs.rewrites.rewrite import Kernels, LoweringContext, apply_rewrite, prune
 from inference_pio.graphs.rounding import round_channels
 from inference_pio.graphs.weights import Rows
 from inference_pio.runtime.cpu import PRECISE_PRODUCTS, products_saturate
@@ -57,8 +57,11 @@ class Layer:
         return np.concatenate(found)
 
 
-def save_layer(layer: Layer, folder: Path, probe: bool = False) -> Path:
-    """Save a model x [M, K] -> y [M, N]; with `probe` what QuantizeLinear gives, u8 [M, K], is its output instead."""
+def save_layer(layer: Layer, folder: Path, probe: bool = False, fused: bool = True) -> Path:
+    """Save a model x [M, K] -> y [M, N]; with `probe` what QuantizeLinear gives, u8 [M, K], is its output instead.
+
+    Without `fused` as for targets whose products are signed and scaled afterwards; the probe is int8 then.
+    """
     b = GraphBuilder()
     arrays = dict(layer.weights)
     parts = tuple((name, len(rows)) for name, rows in arrays.items())
@@ -71,11 +74,12 @@ def save_layer(layer: Layer, folder: Path, probe: bool = False) -> Path:
     b.output(y, "y", ir.DataType.FLOAT, ["tokens", sum(rows for _, rows in parts)])
     chosen = W8A8 if layer.step is None else W8A8_STATIC
     context = LoweringContext(SPEC, lambda _: chosen, SPEC.context_length, calibrated=layer)
+    context = replace(context, kernels=Kernels(fused_products=fused))
     assert apply_rewrite(integer_kernels, b.graph, context, True).matches == 1
     if probe:
         quantize = next(node for node in b.graph if node.op_type == "QuantizeLinear")
         b.graph.outputs.clear()
-        b.output(quantize.outputs[0], "y", ir.DataType.UINT8, ["tokens", layer.columns])
+        b.output(quantize.outputs[0], "y", ir.DataType.UINT8 if fused else ir.DataType.INT8, ["tokens", layer.columns])
     prune(b.graph)
     path = folder / ("probe.onnx" if probe else "layer.onnx")
     ir.save(ir.Model(b.graph, ir_version=IR_VERSION), path)

@@ -18,6 +18,7 @@ from inference_pio.runtime import Engine, EngineConfig, Result, SamplingParams  
 
 imported = time.perf_counter()
 config = EngineConfig(
+    device=asked.get("device", "auto"),
     threads=asked["threads"],
     prefix_cache_bytes=asked["prefix_cache_bytes"],
     cache_dir=Path(asked["cache_dir"]),

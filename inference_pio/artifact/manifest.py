@@ -15,7 +15,7 @@ from inference_pio.errors import BadInputError
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
-CACHE_ITEM_BYTES = {"float32": 4, "int8": 1}
+CACHE_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 """Bytes of one cached value, by the cache's dtype."""
 
 
@@ -92,7 +92,7 @@ class CacheSpec:
     """The key/value cache: per layer one tensor of each of `kinds`, [batch, kv_heads, length, head_dim] of `dtype`.
 
     Tensors are called `past_key_values.N.KIND` and `present.N.KIND`; a `latent` is a row that keys and values of all
-    heads are made of. `dtype` is float32 or int8.
+    heads are made of. `dtype` is float32, float16, bfloat16 or int8.
     """
 
     layers: int

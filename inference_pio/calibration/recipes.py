@@ -9,7 +9,7 @@ from typing import Any
 
 from inference_pio.artifact.jsonfile import read_json_object
 from inference_pio.errors import BadInputError
-from inference_pio.graphs.formats import BLOCK_SIZES, FP16, FP32, W8A8, W8A8_STATIC, Activations, WeightFormat
+from inference_pio.graphs.formats import BF16, BLOCK_SIZES, FP16, FP32, W8A8, W8A8_STATIC, Activations, WeightFormat
 from inference_pio.graphs.spec import DecoderSpec
 
 
@@ -18,7 +18,7 @@ class Recipe:
     """Formats of the layers' weights and of the edges (token table and head), with exceptions by tensor name.
 
     `overrides` are (shell pattern over checkpoint tensor names, format); the first that fits wins. A `calibrated`
-    recipe needs text.
+    recipe needs text. `compute` is the type of activations and cache: float32, float16 or bfloat16.
     """
 
     name: str
@@ -26,6 +26,7 @@ class Recipe:
     edges: WeightFormat
     overrides: tuple[tuple[str, WeightFormat], ...] = ()
     calibrated: bool = False
+    compute: str = "float32"
 
     def format_of(self, tensor: str, spec: DecoderSpec) -> WeightFormat:
         """The format of the checkpoint tensor called `tensor`."""
@@ -83,6 +84,7 @@ RECIPES = {
     for recipe in (
         Recipe("fp32", FP32, FP32),
         Recipe("fp16", FP16, FP16),
+        Recipe("bf16", BF16, BF16),
         Recipe("int8", _INT8, _INT8),
         Recipe("int4", _INT4, _INT8),
         Recipe("int4-exact", _INT4_EXACT, FP16),
@@ -94,11 +96,11 @@ RECIPES = {
 }
 
 SUPPORTED = {
-    "ort-cpu": tuple(RECIPES),
+    "ort-cpu": tuple(name for name in RECIPES if name != "bf16"),
     "tensorrt/trt85": ("fp32", "w8a8-static"),
     "tensorrt/modern": ("fp32", "w8a8-static"),
     "ort-cuda/sm61": ("fp32", "int4", "int4-calibrated", "w8a8", "w8a8-static"),
-    "ort-cuda/modern": ("fp32", "fp16", "int8", "int4", "int8-calibrated", "int4-calibrated"),
+    "ort-cuda/modern": ("fp32", "fp16", "bf16", "int8", "int4", "int8-calibrated", "int4-calibrated"),
 }
 """Recipes per `Target.key`; a pair that is not here is refused before any work."""
 
@@ -111,6 +113,13 @@ AUTO = {
     "ort-cuda/modern": "int8",
 }
 """What `auto` means per `Target.key`: the fastest recipe that stays the same model."""
+
+EXACT_BLOCKS = ("ort-cuda/sm61", "ort-cuda/modern")
+"""Targets whose blockwise products leave activations as they are."""
+INTEGER_EDGES = ("ort-cuda/sm61",)
+"""Targets whose blockwise kernels have no 8 bits: token table and head are int8 by rows instead."""
+HALF_COMPUTE = {"ort-cuda/modern": {"fp32": "float32", "bf16": "bfloat16"}}
+"""Targets that compute in float16, and their recipes that do not."""
 
 
 UNIFORM = ("tensorrt/trt85", "tensorrt/modern")
@@ -134,7 +143,21 @@ def find_recipe(name_or_file: str, target: str) -> Recipe:
         )
     if base not in SUPPORTED[target]:
         raise BadInputError(f"recipe {base} does not run on target {target}: use {', '.join(SUPPORTED[target])}")
-    return replace(recipe, edges=recipe.layers) if target in UNIFORM else recipe
+    return _fitted(recipe, base, target)
+
+
+def _fitted(recipe: Recipe, base: str, target: str) -> Recipe:
+    """A recipe in the forms that a target has for it."""
+    if target in UNIFORM:
+        recipe = replace(recipe, edges=recipe.layers)
+    if target in INTEGER_EDGES and recipe.edges == _INT8:
+        recipe = replace(recipe, edges=W8A8)
+    if target in EXACT_BLOCKS:
+        overrides = tuple((pattern, chosen.exact()) for pattern, chosen in recipe.overrides)
+        recipe = replace(recipe, layers=recipe.layers.exact(), edges=recipe.edges.exact(), overrides=overrides)
+    if target in HALF_COMPUTE:
+        recipe = replace(recipe, compute=HALF_COMPUTE[target].get(base, "float16"))
+    return recipe
 
 
 def _read_recipe(path: Path) -> tuple[Recipe, str]:

@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from inference_pio.cli.common import FOLDER, backend_option, cache_dir, json_option, size_text, write_json
+from inference_pio.cli.common import (
+    DEVICE_OPTION,
+    FOLDER,
+    backend_option,
+    cache_dir,
+    json_option,
+    size_text,
+    write_json,
+)
 
 
 @click.command("bench")
@@ -15,14 +23,15 @@ from inference_pio.cli.common import FOLDER, backend_option, cache_dir, json_opt
 @click.option("--prompt-tokens", type=click.IntRange(min=1), default=512, show_default=True)
 @click.option("--new-tokens", type=click.IntRange(min=2), default=64, show_default=True)
 @backend_option
+@DEVICE_OPTION
 @click.option("--threads", type=int, help="Threads; one per physical core by default.")
 @click.option("--repeat", type=click.IntRange(min=1), default=3, show_default=True)
 @json_option
-def command(artifact: Path, json_out: str | None, **values: Any) -> None:
+def command(artifact: Path, json_out: str | None, device: str | None, **values: Any) -> None:
     """Measure ARTIFACT: medians over repeated runs of one prompt, without the prefix cache."""
     from inference_pio.runtime.bench import bench
 
-    result = bench(artifact, cache_dir=cache_dir(), **values)
+    result = bench(artifact, cache_dir=cache_dir(), device=device or "auto", **values)
     if json_out is not None:
         write_json(result, json_out)
         return

@@ -106,6 +106,11 @@ def sampling_params(values: dict[str, Any]) -> Any:
     return SamplingParams(**values)
 
 
+DEVICE_OPTION = click.option(
+    "--device", metavar="cpu|cuda|cuda:N", help="Where to run; where the artifact was made to run by default."
+)
+
+
 def backend_option(function: F) -> F:
     """`--backend`."""
     text = "What runs the artifact: what it was made for (auto), or chain for one of TensorRT on the CPU."
@@ -116,6 +121,7 @@ def engine_options(function: F) -> F:
     """The fields of EngineConfig as options."""
     options = [
         backend_option,
+        DEVICE_OPTION,
         click.option("--threads", type=int, help="Threads; one per physical core by default."),
         click.option("--max-memory", type=SIZE, help="Refuse to use more memory than this."),
         click.option("--max-context", type=int, help="Lower the artifact's context to this many tokens."),
@@ -138,6 +144,7 @@ def engine_options(function: F) -> F:
 
 ENGINE_FIELDS = (
     "backend",
+    "device",
     "threads",
     "max_memory",
     "max_context",

@@ -56,7 +56,7 @@ class BarProgress:
     "--kv-cache",
     default=ExportOptions.kv_cache,
     show_default=True,
-    help="Storage of the key/value cache: fp32, or int8 with --calibration.",
+    help="Storage of the key/value cache: int8 with --calibration, else that of activations.",
 )
 @click.option(
     "--calibration",

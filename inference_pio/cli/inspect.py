@@ -9,7 +9,7 @@ import click
 
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.artifact.jsonfile import read_json_object
-from inference_pio.artifact.manifest import VisionFacts
+from inference_pio.artifact.manifest import Manifest, VisionFacts
 from inference_pio.cli.common import FOLDER, json_option, size_text, visible, write_json
 from inference_pio.cli.lint import judge
 from inference_pio.errors import BadInputError
@@ -68,7 +68,7 @@ def _show(artifact: Artifact, facts: dict[str, Any], checked: bool) -> None:
         "context": f"{model.context_length:,} tokens, {size_text(cache)} of {manifest.cache.dtype} cache per token",
         "target": f"{manifest.target_key} on {manifest.hardware}",
         "recipe": f"{recipe.name} ({formats})",
-        "kernels": "round activations to int8" if manifest.contract.rounds_activations else "keep activations exact",
+        "kernels": _kernels(manifest),
         "batches": f"padded on the {manifest.contract.padding}",
         "images": "none" if manifest.vision is None else _images(manifest.vision),
         "accuracy": "not recorded" if accuracy is None else _accuracy(accuracy.gate, accuracy.passed, accuracy.metrics),
@@ -92,3 +92,9 @@ def _images(vision: VisionFacts) -> str:
 def _accuracy(gate: str, passed: bool, metrics: dict[str, float | None]) -> str:
     kl = metrics.get("kl_mean")
     return f"gate {gate} {'passed' if passed else 'FAILED'}" + (f", mean KL {kl:.2e}" if kl is not None else "")
+
+
+def _kernels(manifest: Manifest) -> str:
+    if manifest.cache.dtype in ("float16", "bfloat16"):
+        return f"compute in {manifest.cache.dtype}"
+    return "round activations to int8" if manifest.contract.rounds_activations else "keep activations exact"

@@ -10,7 +10,7 @@ import click
 from tqdm import tqdm
 
 from inference_pio.artifact.manifest import Accuracy
-from inference_pio.cli.common import FILE, FOLDER, backend_option, cache_dir, json_option, size_text, write_json
+from inference_pio.cli.common import FILE, FOLDER, cache_dir, json_option, size_text, write_json
 from inference_pio.cli.export import locate
 from inference_pio.errors import GateFailedError
 from inference_pio.verify import Report, VerifyOptions, estimate, verify
@@ -27,7 +27,13 @@ from inference_pio.verify import Report, VerifyOptions, estimate, verify
 @click.option("--save-reference", type=FILE, help="Save the original's answers for later runs.")
 @click.option("--window", type=int, default=VerifyOptions.window, show_default=True, help="Tokens per window.")
 @click.option("--positions", type=int, help="Positions to compare; 4,096 by default, 10,240 for fp32.")
-@backend_option
+@click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="What runs the artifact: what it was made for (auto), a device (cpu, cuda, cuda:N), or chain for one of "
+    "TensorRT on the CPU.",
+)
 @click.option("--threads", type=int, help="Threads; the libraries' choice by default.")
 @click.option("--scratch", type=FOLDER, help="Folder for intermediate logits.")
 @click.option("--no-simulation", is_flag=True, help="Skip the excess gate: half the time, half the proof.")

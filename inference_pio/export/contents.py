@@ -54,13 +54,15 @@ UNUSUAL = re.compile(r"[^A-Za-z0-9_.-]")
 NOT_IN_FINGERPRINT = re.compile(
     r"(licen[sc]e|notice|copying|use_policy).*|genai_config\.json|config\.json|calibration\.json", re.IGNORECASE
 )
-ROUNDING = {"MatMulIntegerToFloat", "QuantizeLinear"}
+ROUNDING = {"MatMulInteger", "MatMulIntegerToFloat", "QuantizeLinear"}
 """Operators whose activations are always rounded, by themselves or by the nodes before them."""
 PER_LAYER_KEYS = {"layer_types", "mlp_layer_types"}
 """Lists in config.json with one entry per layer."""
 DTYPES = {
     ir.DataType.BOOL: "bool",
     ir.DataType.FLOAT: "float32",
+    ir.DataType.FLOAT16: "float16",
+    ir.DataType.BFLOAT16: "bfloat16",
     ir.DataType.INT8: "int8",
     ir.DataType.INT64: "int64",
     ir.DataType.INT32: "int32",
@@ -85,7 +87,7 @@ def copy_checkpoint_files(source: Checkpoint, plan: ExportPlan, graphs: Graphs, 
     if plan.calibration is not None:
         writer.add("calibration.json", json_bytes(plan.calibration.facts))
     decoder = next((part.model for part in graphs.parts if part.role == "decoder"), None)
-    if decoder is None or plan.int8_cache:
+    if decoder is None or plan.int8_cache or not plan.target.genai:
         return
     inputs = [str(value.name) for value in decoder.graph.inputs]
     genai = genai_config(plan.spec, plan.context_length, config, generation, inputs)
@@ -108,7 +110,7 @@ def make_manifest(
 ) -> Manifest:
     """The manifest of lowered graphs whose other files are all written."""
     spec, target = plan.spec, plan.target
-    dtype = "int8" if plan.int8_cache else "float32"
+    dtype = "int8" if plan.int8_cache else plan.recipe.compute
     cache = CacheSpec(spec.layers, spec.kv_heads, spec.head_dim, dtype, list(spec.cache_kinds))
     table = graphs.table_facts()
     positions = _positions(spec.rope) if table is not None or spec.rope.sections is not None else None
@@ -151,7 +153,7 @@ def make_manifest(
             padding=target.padding,
             compact_cache=target.compact_cache,
             shared_cache_buffer=target.shared_cache_buffer,
-            rounds_activations=rounds or plan.int8_cache,
+            rounds_activations=rounds or plan.int8_cache or plan.recipe.compute != "float32",
         ),
         memory=Memory(
             sum(files[name].size for name in graphs.decoder_files), cache.bytes_per_token, _bytes_per_patch(spec)

@@ -23,12 +23,19 @@ from inference_pio.export.tokenizer_files import check_tokenizer
 from inference_pio.export.weight_writer import data_bytes
 from inference_pio.graphs.architectures import read_decoder
 from inference_pio.graphs.formats import Activations
+from inference_pio.graphs.hardware import AUTO
 from inference_pio.graphs.hardware.hardware import Hardware
 from inference_pio.graphs.rewrites.rewrite import LoweringContext
 from inference_pio.graphs.spec import DecoderSpec
 from inference_pio.graphs.targets import find_pair
 from inference_pio.graphs.targets.target import Target
 from inference_pio.graphs.weights import CHUNK_ELEMENTS
+
+KV_CACHES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+"""What `--kv-cache` calls the type of activations, which the cache has unless it is int8."""
+
+COMPUTE = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
+"""Of a recipe, the type of activations and cache."""
 
 BASE_BYTES = 100 << 20
 """Interpreter, numpy, onnx and the graph itself."""
@@ -68,6 +75,7 @@ class ExportPlan:
             self.calibration if self.recipe.calibrated else None,
             scales,
             self._head_step(),
+            compute=COMPUTE[self.recipe.compute],
         )
 
     def _head_step(self) -> float | None:
@@ -126,9 +134,13 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions, calibration: Cal
 def check_kv_cache(checkpoint: Checkpoint, options: ExportOptions) -> None:
     """Raise BadInputError for a cache that the target, its operators or the model do not allow."""
     target, _ = find_pair(options.target, options.hardware)
-    if options.kv_cache not in target.kv_caches:
+    recipe = find_recipe(options.precision, target.key)
+    known = [KV_CACHES[recipe.compute]]
+    known += [kind for kind in target.kv_caches if kind == "int8"]
+    if options.kv_cache not in (AUTO, *known):
         raise BadInputError(
-            f"--kv-cache {options.kv_cache} is not available on {target.key}: use {' or '.join(target.kv_caches)}"
+            f"--kv-cache {options.kv_cache} is not available on {target.key} with --precision {recipe.name}: use "
+            f"{' or '.join(known)}"
         )
     if options.kv_cache == "int8":
         _, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)

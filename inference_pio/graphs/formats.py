@@ -28,12 +28,14 @@ class WeightFormat:
     with a scale per output channel for integer products (`activations` TOKEN or STATIC, called w8a8). Blocks are
     multiplied by activations rounded to int8, or in the slower exact form by float32.
 
-    `block_size` None takes the largest of 128, 64, 32 and 16 that divides the row length, else 32 with padding.
+    Sixteen bits are float16, or `brain` bfloat16. `block_size` None takes the largest of 128, 64, 32 and 16 that
+    divides the row length, else 32 with padding.
     """
 
     bits: int
     block_size: int | None = None
     activations: Activations = Activations.BLOCK
+    brain: bool = False
 
     @classmethod
     def parse(cls, text: str) -> WeightFormat:
@@ -58,7 +60,7 @@ class WeightFormat:
     def __str__(self) -> str:
         if self.integer_product:
             return next(name for name, known in _INTEGER_PRODUCTS.items() if known == self)
-        kind = f"int{self.bits}" if self.quantized else f"fp{self.bits}"
+        kind = f"int{self.bits}" if self.quantized else f"{'bf' if self.brain else 'fp'}{self.bits}"
         kind += "-exact" if self.activations is Activations.EXACT else ""
         return kind if self.block_size is None else f"{kind}-block{self.block_size}"
 
@@ -91,6 +93,11 @@ class WeightFormat:
             return None
         return self.gather_block(math.gcd(*columns))
 
+    def exact(self) -> WeightFormat:
+        """The same blocks, multiplied by activations that are not rounded; other formats as they are."""
+        blocks = self.quantized and self.activations is Activations.BLOCK
+        return replace(self, activations=Activations.EXACT) if blocks else self
+
     def wider(self) -> WeightFormat:
         """The next format up for blocks, for tensors that most of the error would come from; else this one.
 
@@ -111,6 +118,7 @@ _INTEGER_PRODUCTS = {"w8a8": W8A8, "w8a8-static": W8A8_STATIC}
 
 FP32 = WeightFormat(32)
 FP16 = WeightFormat(16)
+BF16 = WeightFormat(16, brain=True)
 
 FormatOf = Callable[[str], WeightFormat]
 """Checkpoint tensor name -> its format."""

@@ -60,7 +60,7 @@ RULES = {
     "ort-cpu": CPU_RULES,
     "tensorrt/trt85": Rules(False, False, "fp32_tflops", "fp32_tflops"),
     "tensorrt/modern": Rules(False, False, "fp16_tflops", "fp16_tflops", ("fp16", "fp32", "int8")),
-    "ort-cuda/sm61": Rules(True, True, "fp32_tflops", "fp32_tflops", quantized_experts=False),
-    "ort-cuda/modern": Rules(True, True, "fp16_tflops", "fp16_tflops", ("fp16", "fp32", "int8")),
+    "ort-cuda/sm61": Rules(True, True, "fp32_tflops", "fp32_tflops", ("fp32",), quantized_experts=False),
+    "ort-cuda/modern": Rules(True, True, "fp16_tflops", "fp16_tflops", ("fp16", "fp32")),
 }
 """By `Target.key`. Experts that are not on the device are computed by the host's CPU."""

@@ -26,6 +26,7 @@ def bench(
     repeat: int,
     cache_dir: Path,
     backend: str = "auto",
+    device: str = "auto",
 ) -> dict[str, Any]:
     """Medians over `repeat` runs (after one to warm up) of a random prompt, greedy, without the prefix cache.
 
@@ -33,7 +34,7 @@ def bench(
     library. Memory is that of the whole process.
     """
     started = time.perf_counter()
-    config = EngineConfig(backend=backend, threads=threads, prefix_cache_bytes=0, cache_dir=cache_dir)
+    config = EngineConfig(backend=backend, device=device, threads=threads, prefix_cache_bytes=0, cache_dir=cache_dir)
     with Engine.open(artifact, config) as engine:
         load_s = time.perf_counter() - started
         ids = np.random.default_rng(0).integers(0, engine.manifest.model.vocab_size, prompt_tokens).tolist()

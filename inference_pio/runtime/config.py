@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,10 @@ from inference_pio.errors import BadInputError
 
 DEFAULT_PREFIX_CACHE_BYTES = 256 << 20
 DEFAULT_IMAGE_CACHE_BYTES = 128 << 20
+
+
+BACKENDS = ("auto", "ort", "chain", "tensorrt")
+DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,3})?")
 
 
 class VerifyHashes(str, enum.Enum):
@@ -31,8 +36,9 @@ class MapWeights(str, enum.Enum):
 class EngineConfig:
     """Options of `Engine.open`.
 
-    `backend` and `device` "auto" take what the artifact was made for; backend "chain" runs an artifact for TensorRT
-    block by block on ONNX Runtime's CPU. `threads` None uses one per physical core.
+    `backend` and `device` "auto" take what the artifact was made for; "cuda:1" is the second GPU, and an artifact for
+    GPUs runs on the "cpu" as well, as far as its operators do; backend "chain" runs an artifact for TensorRT block by
+    block on ONNX Runtime's CPU. `threads` None uses one per physical core.
     `max_memory` (bytes) bounds weights, caches and the process around them. `max_context` lowers the artifact's
     context. `prefix_cache_bytes` 0 turns the prefix cache off. `max_image_tokens` shrinks every image and video to at
     most so many tokens; `image_cache_bytes` is what the features of images seen before may take. `map_weights` lets
@@ -64,9 +70,12 @@ class EngineConfig:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise BadInputError(f"{name} must be a whole number of at least {least}, not {value!r}")
-        for name, known in (("backend", ("auto", "ort", "chain", "tensorrt")), ("device", ("auto", "cpu"))):
-            if getattr(self, name) not in known:
-                raise BadInputError(f"{name} '{getattr(self, name)}' is not known: use {' or '.join(known)}")
+        if self.backend not in BACKENDS:
+            raise BadInputError(f"backend '{self.backend}' is not known: use {' or '.join(BACKENDS)}")
+        if not isinstance(self.device, str) or not DEVICE.fullmatch(self.device):
+            raise BadInputError(f"device {self.device!r} is not known: use auto, cpu, cuda or cuda:N")
+        if self.map_weights == MapWeights.ON and self.device.startswith("cuda"):
+            raise BadInputError("map_weights is for the CPU: leave it out, or open the artifact with device 'cpu'")
         for name, kind in (("verify_hashes", VerifyHashes), ("map_weights", MapWeights)):
             try:
                 object.__setattr__(self, name, kind(getattr(self, name)))

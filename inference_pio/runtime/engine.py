@@ -20,8 +20,10 @@ from inference_pio.artifact.manifest import Manifest
 from inference_pio.errors import BadInputError
 from inference_pio.runtime.answer import Answer
 from inference_pio.runtime.backends.choose import open_backend
+from inference_pio.runtime.backends.device_memory import DeviceMemory
 from inference_pio.runtime.config import EngineConfig, VerifyHashes
 from inference_pio.runtime.cpu import check_cpu_class, physical_cores
+from inference_pio.runtime.device import choose_memory
 from inference_pio.runtime.generation import CHUNK_TOKENS, decode, prefill
 from inference_pio.runtime.inputs import checked_ids, split_prompts, unpad
 from inference_pio.runtime.mapped.choice import mapped_graph
@@ -30,6 +32,7 @@ from inference_pio.runtime.prefix_cache import NullPrefixCache, PrefixCache, Rad
 from inference_pio.runtime.prompts import Prepared, PromptReader, checked_images
 from inference_pio.runtime.request import Request
 from inference_pio.runtime.result import Delta, Result, last_result
+from inference_pio.runtime.sampler import Sampler
 from inference_pio.runtime.sampling_params import SamplingParams
 from inference_pio.runtime.sequences import Sequences
 from inference_pio.runtime.tokenizer import Tokenizer
@@ -59,8 +62,13 @@ FILES_READ = (
 class Engine:
     """An open artifact. Use it as a context manager or call `close`."""
 
-    def __init__(self, artifact: Artifact, config: EngineConfig, mapped: Path | None = None) -> None:
-        """`mapped` is the prepacked form of the artifact's graph, where its weights stay on disk."""
+    def __init__(
+        self, artifact: Artifact, config: EngineConfig, mapped: Path | None = None, memory: DeviceMemory | None = None
+    ) -> None:
+        """`mapped` is the prepacked form of the artifact's graph, where its weights stay on disk.
+
+        `memory` is where cache and logits live, None for a graph made for CPUs.
+        """
         self.manifest: Manifest = artifact.manifest
         self.path = artifact.path
         artifact.refuse_unlisted(FILES_READ)
@@ -78,12 +86,16 @@ class Engine:
             else NullPrefixCache()
         )
         threads = config.threads or physical_cores()
-        self._sequences = Sequences(open_backend(artifact.path, self.manifest, config, threads, self._budget, mapped))
+        self._sequences = Sequences(
+            open_backend(artifact.path, self.manifest, config, threads, self._budget, mapped, memory)
+        )
         self.vision: VisionInput | None = None
         """What prepares images, where the model takes any."""
         if self.manifest.vision is not None:
             self._budget.take(config.image_cache_bytes, "the cache of image features")
-            self.vision = VisionInput(artifact, self.manifest.vision, self.tokenizer, threads, self._budget, config)
+            self.vision = VisionInput(
+                artifact, self.manifest.vision, self.tokenizer, threads, self._budget, config, memory
+            )
         self._prompts = PromptReader(self.path, self.tokenizer, self.vision, self._vocab_size)
 
     @classmethod
@@ -106,10 +118,11 @@ class Engine:
         check_cpu_class(artifact.manifest.requires.cpu_classes)
         cache_dir = config.cache
         stamps = StampCache(cache_dir) if config.verify_hashes is VerifyHashes.FIRST_OPEN else None
-        mapped = mapped_graph(artifact, config, cache_dir, stamps)
+        memory = choose_memory(artifact.manifest, config.device)
+        mapped = mapped_graph(artifact, config, cache_dir, stamps) if memory is None else None
         with ThreadPoolExecutor(max_workers=1) as pool:
             hashed = pool.submit(artifact.check_large_files, stamps)
-            engine = cls(artifact, config, mapped)
+            engine = cls(artifact, config, mapped, memory)
             hashed.result()
         return engine
 
@@ -274,10 +287,12 @@ class Engine:
         answer = Answer(request, self.tokenizer)
         with self._sequences.use() as sequence:
             answer.start()
-            logits, cached = prefill(sequence, request, self.prefix_cache, self._sequences.turn)
+            sampler = Sampler(request.sampling, self._vocab_size, request.prompt_ids, request.index)
+            scores, cached = prefill(sequence, request, sampler, self.prefix_cache, self._sequences.turn)
             answer.prompt_done(cached)
             run_before = sequence.run_seconds
-            for step in decode(sequence, logits, request, self._sequences.turn) if logits is not None else ():
+            steps = () if scores is None else decode(sequence, scores, request, sampler, self._sequences.turn)
+            for step in steps:
                 delta = answer.add(step)
                 if delta is None:
                     break

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from inference_pio.runtime.backends.backend import Sequence
+from inference_pio.runtime.backends.backend import Scores, Sequence
 from inference_pio.runtime.prefix_cache import PrefixCache
 from inference_pio.runtime.request import Request
 from inference_pio.runtime.result import FinishReason, TokenLogprob
@@ -34,11 +34,13 @@ class Step:
     finish: FinishReason | None
 
 
-def prefill(sequence: Sequence, request: Request, cache: PrefixCache, turn: Turn) -> tuple[np.ndarray | None, int]:
-    """Run the prompt: the logits of its last position, float32 [V], and the number of tokens found in `cache`.
+def prefill(
+    sequence: Sequence, request: Request, sampler: Sampler, cache: PrefixCache, turn: Turn
+) -> tuple[Scores | None, int]:
+    """Run the prompt: what its last position makes likely, and the number of tokens found in `cache`.
 
     Cached blocks are copied instead of computed; whole blocks that were computed are stored. The last token is always
-    computed. The logits are None when the request was cancelled.
+    computed. The scores are None when the request was cancelled.
     """
     tokens, images = request.prompt_ids, request.images
     ids = np.asarray(tokens, np.int64)
@@ -49,7 +51,7 @@ def prefill(sequence: Sequence, request: Request, cache: PrefixCache, turn: Turn
             sequence.place(*images.positions())
         for payload in cache.match(keys, len(keys) - 1):
             sequence.restore(payload, sequence.length, sequence.length + CHUNK_TOKENS)
-    cached, logits = sequence.length, None
+    cached, scores = sequence.length, None
     while sequence.length < len(tokens):
         if request.cancel.is_set():
             return None, cached
@@ -57,21 +59,21 @@ def prefill(sequence: Sequence, request: Request, cache: PrefixCache, turn: Turn
         chunk = ids[start : start + CHUNK_TOKENS]
         stop = start + len(chunk)
         with turn:
-            logits = sequence.forward(chunk, 1, None if images is None else images.chunk(start, stop))[0]
+            features = None if images is None else images.chunk(start, stop)
+            scores = sequence.advance(chunk, sampler.query, features)
             if len(chunk) == CHUNK_TOKENS and cache.budget_bytes and not cache.contains(keys[:stop]):
                 cache.put(keys[:stop], sequence.save(start, stop))
-    return logits, cached
+    return scores, cached
 
 
-def decode(sequence: Sequence, logits: np.ndarray, request: Request, turn: Turn) -> Iterator[Step]:
-    """Sample token after token from `logits` on, until the request is done; its thinking budget may force some."""
+def decode(sequence: Sequence, scores: Scores, request: Request, sampler: Sampler, turn: Turn) -> Iterator[Step]:
+    """Sample token after token from `scores` on, until the request is done; its thinking budget may force some."""
     sampling, thinking = request.sampling, request.thinking
-    sampler = Sampler(sampling, len(logits), request.prompt_ids, request.index)
     token_array = np.zeros(1, np.int64)
     for count in range(1, sampling.max_new_tokens + 1):
         forced = thinking.next_token() if thinking is not None else None
-        token = sampler.sample(logits) if forced is None else sampler.take(forced)
-        logprob = None if sampling.logprobs is None else token_logprobs(logits, token, sampling.logprobs)
+        token = sampler.sample(scores) if forced is None else sampler.take(forced)
+        logprob = None if sampling.logprobs is None else token_logprobs(scores, token, sampling.logprobs)
         if token in sampling.stop_token_ids:
             yield Step(token, logprob, FinishReason.STOP)
             return
@@ -85,4 +87,4 @@ def decode(sequence: Sequence, logits: np.ndarray, request: Request, turn: Turn)
             return
         token_array[0] = token
         with turn:
-            logits = sequence.forward(token_array, keep=1)[0]
+            scores = sequence.advance(token_array, sampler.query)

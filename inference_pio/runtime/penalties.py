@@ -35,6 +35,15 @@ class Penalties:
         self._ids = np.concatenate([seen, np.zeros(64, np.int64)])
         self._counts = np.zeros(self._ids.size, np.float32)
 
+    @property
+    def tokens(self) -> NDArray[np.int64] | None:
+        """The tokens whose logits are adjusted, None when no penalty is set."""
+        return self._ids[: len(self._slots)] if self.active else None
+
+    def adjusted(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What becomes of the logits of `tokens`."""
+        return self._adjusted(raw, self._counts[: len(self._slots)])
+
     def count(self, token: int) -> None:
         """Note a token of the answer."""
         if not self.active:

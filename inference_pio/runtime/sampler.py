@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from inference_pio.errors import BadInputError, InferencePioError
 from inference_pio.runtime import selection
+from inference_pio.runtime.candidates import Candidates, Query, candidate_logprobs, choices, greedy
 from inference_pio.runtime.penalties import Penalties
 from inference_pio.runtime.result import TokenLogprob
 from inference_pio.runtime.sampling_params import ResolvedSampling
@@ -39,12 +40,24 @@ class Sampler:
         self._temperature = min(max(params.temperature, _COLDEST), _HOTTEST)
         self._random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([params.seed, stream])))
 
-    def sample(self, logits: Floats) -> int:
-        """The next token for float32 logits [vocabulary]; it counts as generated from now on.
+    @property
+    def query(self) -> Query:
+        """What candidates must say for the next choice."""
+        return Query((1.0,) if self._params.greedy else (self._temperature, 1.0), self._penalties.tokens)
 
-        The logits are changed while this runs and hold their former values when it returns. Raises
-        InferencePioError when no choice is possible: NaN, a positive infinity, or nothing finite.
+    def sample(self, logits: Floats | Candidates) -> int:
+        """The next token for float32 logits [vocabulary], or for candidates; it counts as generated from now on.
+
+        Logits are changed while this runs and hold their former values when it returns; candidates that leave the
+        choice open are asked for all of them. Raises InferencePioError when no choice is possible: NaN, a positive
+        infinity, or nothing finite.
         """
+        if isinstance(logits, Candidates):
+            token = self._of_candidates(logits)
+            if token is not None:
+                self._penalties.count(token)
+                return token
+            logits = logits.fetch()
         self._check(logits)
         with self._penalties.applied(logits):
             token = self._greedy(logits) if self._params.greedy else self._drawn(logits)
@@ -67,6 +80,18 @@ class Sampler:
             ids = np.arange(logits.size) if ids is None else ids
             weights = softmax.weights(logits[ids])
         return ids, weights / weights.sum()
+
+    def _of_candidates(self, candidates: Candidates) -> int | None:
+        if not candidates.sound:
+            return None  # all logits say what is wrong
+        adjusted = self._penalties.adjusted(candidates.seen_logits) if self._penalties.active else None
+        if self._params.greedy:
+            return greedy(candidates, adjusted)
+        found = choices(candidates, adjusted, self._params, self._temperature)
+        if found is None:
+            return None
+        ids, softmax, logits = found
+        return int(ids[selection.draw(softmax.weights(logits), self._random.random())])
 
     def _greedy(self, logits: Floats) -> int:
         token = int(logits.argmax())
@@ -104,12 +129,17 @@ class Sampler:
             )
 
 
-def token_logprobs(logits: Floats, token: int, top: int) -> TokenLogprob:
+def token_logprobs(logits: Floats | Candidates, token: int, top: int) -> TokenLogprob:
     """Natural log-probability of `token` and of the `top` most likely tokens (lower id first among equals).
 
-    Of the model's own float32 logits [vocabulary], before penalties and temperature. Raises
-    InferencePioError when the logits have no finite peak or the token lies outside them.
+    Of the model's own float32 logits [vocabulary], or candidates that answer a sampler's query, before penalties and
+    temperature. Raises InferencePioError when the logits have no finite peak or the token lies outside them.
     """
+    if isinstance(logits, Candidates):
+        known = candidate_logprobs(logits, token, top) if logits.sound else None
+        if known is not None:
+            return known
+        logits = logits.fetch()
     if not 0 <= token < logits.size:
         raise InferencePioError(f"token {token} lies outside the {logits.size} logits")
     softmax = selection.Softmax(finite_peak(logits), 1.0)

@@ -71,13 +71,15 @@ def best(logits: Floats, count: int) -> Positions:
     return positions[np.argsort(-logits[positions], kind="stable")[:count]]
 
 
-def nucleus(logits: Floats, softmax: Softmax, mass: float) -> Positions:
+def nucleus(logits: Floats, softmax: Softmax, mass: float, total: float | None = None) -> Positions:
     """Positions, ascending, of the fewest largest logits whose probabilities reach `mass` (0 < mass <= 1).
 
-    Probabilities are over all of `logits`. Of equal logits at the edge the lower positions stay.
+    Probabilities are over all of `logits`, or with `total` over more, whose weights have that sum; then all positions
+    come back when they do not reach it. Of equal logits at the edge the lower positions stay.
     """
     small = logits.size <= _HEAD
-    total = _sum(softmax.weights(logits) if small else softmax.many_weights(logits))
+    if total is None:
+        total = _sum(softmax.weights(logits) if small else softmax.many_weights(logits))
     needed = mass * total
     head = best(logits, min(_HEAD, logits.size))
     count = _prefix_reaching(softmax.weights(logits[head]), needed)

@@ -117,17 +117,22 @@ def _notes(artifact: Artifact, gate: Gate, comparison: Comparison, options: Veri
             f"A model of {manifest.parameters:,} parameters has a flat output, where rounding flips near ties: its "
             "top-1 agreement is judged away from them (top1_agreement_clear) and reported raw as well."
         )
-    if "com.microsoft::MatMulNBits" in manifest.requires.operators:
+    operators = manifest.requires.operators
+    blocks = [name for name in manifest.recipe.weights.values() if name.startswith("int") and "exact" not in name]
+    if manifest.cache.dtype in ("float16", "bfloat16"):
+        yield f"This artifact computes in {manifest.cache.dtype}; the simulation does so in float32, with its weights."
+    if blocks and "com.microsoft::MatMulNBits" in operators:
         yield (
             "This artifact's weight-only kernels also round activations to int8, per token and block (accuracy level "
             "4); the simulation does the same."
         )
-    if "com.microsoft::QMoE" in manifest.requires.operators:
+    if blocks and "com.microsoft::QMoE" in operators:
         yield (
             "The experts' kernel rounds activations to int8 as well, per token and block, unless no block size divides "
             "its rows; the simulation does the same."
         )
-    if {"com.microsoft::MatMulIntegerToFloat", "ai.onnx::DequantizeLinear"} & manifest.requires.operators.keys():
+    rounded = {"com.microsoft::MatMulIntegerToFloat", "ai.onnx::MatMulInteger", "ai.onnx::DequantizeLinear"}
+    if rounded & operators.keys():
         yield "Inputs of the integer products are rounded to int8 as the graph says; the simulation does the same."
     if manifest.cache.dtype == "int8":
         yield "Keys and values are rounded to int8 before anything attends to them; the simulation does the same."

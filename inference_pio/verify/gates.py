@@ -112,6 +112,14 @@ class Gate:
         clear_gap = max(self.clear_gap, 2 * math.sqrt(absolute.get("kl_mean", 0.0)))
         return replace(self, name=f"{self.name}+int8-cache", absolute=absolute, clear_gap=clear_gap)
 
+    def with_compute(self, dtype: str) -> Gate:
+        """This gate for an artifact that computes in `dtype`: the simulation, in float32, is further away."""
+        allowance: dict[str, float] | None = _data()["compute"].get(dtype)
+        if allowance is None:
+            return self
+        floor, least = self.excess.floor + allowance["floor"], max(self.excess.kl_mean, allowance["kl_mean"])
+        return replace(self, excess=replace(self.excess, floor=floor, kl_mean=least))
+
     def check(self, metrics: Metrics, excess: Excess | None = None) -> GateResult:
         """Judge metrics, and the artifact beside its simulation where there is one."""
         figures = metrics.to_dict()
@@ -163,7 +171,7 @@ def gate_for_recipe(recipe: str, formats: Iterable[str] = ()) -> Gate:
     if recipe in data["recipes"]:
         return load_gate(recipe)
     names = {match[0] for match in map(_FORMAT.match, formats) if match}
-    coarsest = [name for name in ("int4", "int8", "fp16", "fp32") if name in names]
+    coarsest = [name for name in ("int4", "int8", "bf16", "fp16", "fp32") if name in names]
     if not coarsest:
         raise BadInputError(f"recipe '{recipe}' has no gate of its own: name one, or give a gate file")
     return load_gate(coarsest[0])

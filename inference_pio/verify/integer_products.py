@@ -1,13 +1,15 @@
-"""Weights of integer products (MatMulIntegerToFloat) as the original's layers would use them.
+"""Weights of integer products (MatMulIntegerToFloat, MatMulInteger) as the original's layers would use them.
 
 The graph says everything: the row before QuantizeLinear is either divided by its largest magnitude (a scale per token)
-or not (one step for all), columns that a mask takes out come back through a float product that is added.
+or not (one step for all), columns that a mask takes out come back through a float product that is added. MatMulInteger
+takes signed activations, and its scales follow in two multiplications: by channel, then by row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -16,28 +18,32 @@ from inference_pio.errors import BadInputError
 from inference_pio.verify.tensors import read_rows
 from inference_pio.verify.weights import InputRounding
 
-ZERO_POINT = 128
+ZERO_POINTS = {"MatMulIntegerToFloat": 128, "MatMulInteger": 0}
 
 
 @dataclass(frozen=True)
 class IntegerProduct:
-    """A product's weight [N, K] in float32, read by rows, and how its input is rounded."""
+    """A product's weight [N, K] in float32, read by rows, and how its input is rounded; a table has no input."""
 
     shape: tuple[int, int]
     read: Callable[[int, int], np.ndarray]
-    rounding: InputRounding
+    rounding: InputRounding | None
 
 
 def read_product(node: ir.Node) -> IntegerProduct:
-    """The weight of a MatMulIntegerToFloat node; raises BadInputError for a form that the exporter does not write."""
+    """The weight [K, N] of an integer product; raises BadInputError for a form that the exporter does not write."""
     quantize = _producer(node.inputs[0], "QuantizeLinear")
-    codes, scales = _tensor(node.inputs[1]), _tensor(node.inputs[3])
-    zero = None if quantize is None else _constant(quantize.inputs[2])
+    codes, zero = _tensor(node.inputs[1]), None if quantize is None else _constant(quantize.inputs[2])
     step = None if quantize is None else _constant(quantize.inputs[1])
-    if quantize is None or codes is None or scales is None or zero is None or step is None or int(zero) != ZERO_POINT:
+    fused = node.op_type == "MatMulIntegerToFloat"
+    channels = None if fused else _scaled_after(node)
+    scales = _tensor(node.inputs[3]) if fused else None if channels is None else _tensor(channels.inputs[1])
+    known = quantize is not None and zero is not None and int(zero) == ZERO_POINTS[node.op_type]
+    if quantize is None or codes is None or scales is None or step is None or not known:
         raise BadInputError(f"node '{node.name}' is an integer product of a form that the simulation does not know")
     divide = _producer(quantize.inputs[0], "Div")
-    columns, exact = _exact(node, divide is not None)
+    last = node if channels is None else channels
+    columns, exact = _exact(last, scaled=channels is not None or divide is not None)
     size = tuple(int(n) for n in codes.shape.numpy())
 
     def read(start: int, stop: int) -> np.ndarray:
@@ -51,14 +57,48 @@ def read_product(node: ir.Node) -> IntegerProduct:
     return IntegerProduct((size[1], size[0]), read, rounding)
 
 
-def _exact(node: ir.Node, per_token: bool) -> tuple[tuple[int, ...], ir.TensorProtocol | None]:
+def read_row_product(node: ir.Node) -> IntegerProduct:
+    """The weight [N, K] of a product from the left, `MatMulInteger(codes, x)`, whose `x` has a scale per token."""
+    channels, codes = _scaled_after(node), _tensor(node.inputs[0])
+    scales = None if channels is None else _tensor(channels.inputs[1])
+    if codes is None or scales is None:
+        raise BadInputError(f"node '{node.name}' is an integer product of a form that the simulation does not know")
+    return IntegerProduct(_size(codes), partial(_scaled_rows, codes, scales), InputRounding())
+
+
+def read_row_table(node: ir.Node) -> IntegerProduct:
+    """A table [N, K] that `Gather` takes int8 rows from, which are scaled afterwards."""
+    channels, codes = _scaled_after(node), _tensor(node.inputs[0])
+    gather = None if channels is None else _producer(channels.inputs[1], "Gather")
+    scales = None if gather is None else _tensor(gather.inputs[0])
+    if codes is None or scales is None:
+        raise BadInputError(f"node '{node.name}' looks rows up in a form that the simulation does not know")
+    return IntegerProduct(_size(codes), partial(_scaled_rows, codes, scales), None)
+
+
+def _scaled_rows(codes: ir.TensorProtocol, scales: ir.TensorProtocol, start: int, stop: int) -> np.ndarray:
+    return read_rows(codes, start, stop).astype(np.float32) * read_rows(scales, start, stop)
+
+
+def _scaled_after(node: ir.Node) -> ir.Node | None:
+    """The `Mul` by scales behind `Cast(node)`."""
+    cast = _reader(node.outputs[0], "Cast")
+    return None if cast is None else _reader(cast.outputs[0], "Mul")
+
+
+def _size(codes: ir.TensorProtocol) -> tuple[int, int]:
+    rows, columns = (int(n) for n in codes.shape.numpy())
+    return rows, columns
+
+
+def _exact(node: ir.Node, scaled: bool) -> tuple[tuple[int, ...], ir.TensorProtocol | None]:
     """The columns that are multiplied in float32 and their weights [E, N]; none where nothing is added."""
     output = node.outputs[0]
-    if per_token:
-        scaled = _reader(output, "Mul")
-        if scaled is None:
+    if scaled:
+        size = _reader(output, "Mul")
+        if size is None:
             raise BadInputError(f"the product of node '{node.name}' is not scaled per row: export the artifact again")
-        output = scaled.outputs[0]
+        output = size.outputs[0]
     add = _reader(output, "Add")
     product = next((p for value in add.inputs if (p := _producer(value, "MatMul"))), None) if add else None
     gather = _producer(product.inputs[0], "Gather") if product else None

@@ -25,9 +25,10 @@ class VerifyOptions:
     models that see are compared on instead; None is the bundled drawings (see `verify.examples`). `gate` None goes by
     the artifact's recipe, else a name or a file; `baseline` is an earlier report that must not be undercut. `reference`
     reuses a saved reference instead of the checkpoint, `save_reference` writes one. `window` is in tokens; `positions`
-    None is 4,096, for fp32 10,240. `threads` None leaves the choice to the libraries; `backend` is what runs the
-    artifact, with its derived files in `cache_dir` (see `runtime.config.EngineConfig`). `scratch` is the folder for
+    None is 4,096, for fp32 10,240. `threads` None leaves the choice to the libraries. `scratch` is the folder for
     logits, by default the system's temporary folder. `simulation` False skips the excess gate and halves the time.
+    `backend` is what runs the artifact: "auto" (what it was made for), a device ("cpu", "cuda", "cuda:1"), or one of
+    `runtime.config.BACKENDS`; its derived files are in `cache_dir`.
     """
 
     text: Path | None = None
@@ -55,9 +56,11 @@ class VerifyOptions:
 
     @property
     def engine(self) -> EngineConfig:
-        """How the artifact is opened."""
+        """How the artifact is opened: where `backend` says, without caches, whatever its gate said before."""
+        device = self.backend if self.backend.startswith(("cpu", "cuda")) else "auto"
         return EngineConfig(
-            backend=self.backend,
+            backend=self.backend if device == "auto" else "auto",
+            device=device,
             threads=self.threads,
             cache_dir=self.cache_dir,
             prefix_cache_bytes=0,

@@ -171,4 +171,4 @@ def _choose_gate(artifact: Artifact, options: VerifyOptions) -> Gate:
             gate = gate.with_int8_cache()
     else:
         gate = load_gate(options.gate)
-    return gate.for_model(manifest.parameters)
+    return gate.with_compute(manifest.cache.dtype).for_model(manifest.parameters)

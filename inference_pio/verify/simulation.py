@@ -29,7 +29,7 @@ from inference_pio.verify.expert_weights import (
     read_float_experts,
     read_quantized_experts,
 )
-from inference_pio.verify.integer_products import read_product
+from inference_pio.verify.integer_products import ZERO_POINTS, read_product, read_row_product, read_row_table
 from inference_pio.verify.latent_weights import join_heads
 from inference_pio.verify.static_products import read_static_product
 from inference_pio.verify.stored_rows import (
@@ -49,6 +49,7 @@ INTERLEAVED_KEY = "inference_pio.interleaved"
 MICROSOFT = "com.microsoft"
 SCALES = {"MatMulNBits": {2}, "GatherBlockQuantized": {2}, "QMoE": set(QUANTIZED_WEIGHTS.values())}
 """Inputs that hold scales, by operator."""
+SIXTEEN_BITS = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 INT8_ACTIVATIONS = 4
 """MatMulNBits' `accuracy_level` at which the kernel rounds activations to int8 per row and block."""
 
@@ -64,6 +65,7 @@ class ArtifactWeights:
         self._tables: dict[str, StoredRows] = {}
         self._others: dict[str, StoredRows] = {}
         self._cache_steps: dict[int, CacheSteps] = {}
+        self._narrow = False
         for model in models:
             self._read(model)
         self._others |= join_heads(self._others)
@@ -79,13 +81,14 @@ class ArtifactWeights:
         for value in graph.initializers.values():
             self._add(value)
         self._cache_steps |= read_cache_steps(graph)
+        self._narrow |= any(value.dtype in SIXTEEN_BITS for value in graph.inputs)
         if len(self._tables) + len(self._others) == known:
             raise BadInputError(f"{model} does not say which tensors its weights are: export the artifact again")
 
     @property
     def rounds_activations(self) -> bool:
-        """True when activations, keys or values are rounded anywhere."""
-        return bool(self.rounding or self._cache_steps)
+        """True when activations, keys or values are rounded anywhere, if only to sixteen bits."""
+        return bool(self.rounding or self._cache_steps or self._narrow)
 
     @property
     def rounding(self) -> dict[str, InputRounding]:
@@ -143,8 +146,11 @@ class _Use:
 
 
 def _use_of(value: ir.Value) -> _Use | None:
-    """How an initializer is used, found from the node that reads it; None for scales, which belong to their data."""
-    for node, index in value.uses():
+    """How an initializer is used, found from the node that reads it; None for scales, which belong to their data.
+
+    One that a head and a lookup share is the head's, which says more.
+    """
+    for node, index in sorted(value.uses(), key=lambda use: _is_lookup(*use)):
         if node.domain == MICROSOFT and index in SCALES.get(node.op_type, ()):
             return None
         if node.op_type == "Cast":  # float16, widened at load
@@ -153,9 +159,12 @@ def _use_of(value: ir.Value) -> _Use | None:
         kind = (node.domain, node.op_type)
         if kind == (MICROSOFT, "MatMulNBits") and index == 1:
             return _Use(_linear(node, value), is_table=False)
-        if kind == (MICROSOFT, "MatMulIntegerToFloat") and index == 1:
-            product = read_product(node)
+        if node.op_type in ZERO_POINTS:
+            product = read_product(node) if index == 1 else read_row_product(node)
             return _Use(StoredRows(0, product.shape, product.read, product.rounding), is_table=False)
+        if _is_lookup(node, index) and value.dtype == ir.DataType.INT8:
+            table = read_row_table(node)
+            return _Use(StoredRows(0, table.shape, table.read), is_table=True)
         if kind == ("", "DequantizeLinear"):
             if index != 0:
                 return None

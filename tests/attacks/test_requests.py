@@ -99,7 +99,7 @@ def test_bad_messages(engine, messages):
         {"prefix_cache_bytes": -1},
         {"prefix_cache_bytes": None},
         {"backend": "torch"},
-        {"device": "cuda"},
+        {"device": "gpu"},
         {"verify_hashes": "never"},
     ],
 )

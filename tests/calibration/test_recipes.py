@@ -156,3 +156,21 @@ def test_a_pair_that_the_table_lacks(monkeypatch, recipe_file):
     for name in ("int8", recipe_file({"base": "int8"}, os.fsdecode(b"\xff.json"))):
         with pytest.raises(BadInputError, match="recipe int8 does not run on target ort-cpu: use fp32"):
             find_recipe(name, "ort-cpu")
+
+
+def test_recipes_take_the_forms_that_a_gpu_has():
+    old, new = (find_recipe("int4", f"ort-cuda/{dialect}") for dialect in ("sm61", "modern"))
+    assert (str(old.layers), str(old.edges), old.compute) == ("int4-exact", "w8a8", "float32")
+    assert (str(new.layers), str(new.edges), new.compute) == ("int4-exact", "int8-exact", "float16")
+    assert [find_recipe(name, "ort-cuda/modern").compute for name in ("fp32", "bf16")] == ["float32", "bfloat16"]
+    assert find_recipe("fp32", "ort-cuda/sm61").edges == FP32
+    with pytest.raises(BadInputError, match="recipe int8 does not run on target ort-cuda/sm61"):
+        find_recipe("int8", "ort-cuda/sm61")
+    with pytest.raises(BadInputError, match="recipe bf16 does not run on target ort-cpu"):
+        find_recipe("bf16", "ort-cpu")
+
+
+def test_exceptions_take_those_forms_too(recipe_file):
+    path = recipe_file({"base": "int4", "overrides": {"*.down_proj.weight": "int8", "*.o_proj.weight": "fp32"}})
+    overrides = dict(find_recipe(str(path), "ort-cuda/modern").overrides)
+    assert [str(chosen) for chosen in overrides.values()] == ["int8-exact", "fp32"]

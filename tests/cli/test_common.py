@@ -103,7 +103,7 @@ def test_options_become_parameters():
 
 def test_options_become_a_configuration():
     sizes = ("max_memory", "max_context", "prefix_cache_bytes", "max_image_tokens")
-    unset = dict.fromkeys((*sizes, "threads", "backend", "verify_hashes", "map_weights"))
+    unset = dict.fromkeys((*sizes, "backend", "device", "threads", "verify_hashes", "map_weights"))
     values = {**unset, "threads": 2, "allow_failed": False, "temperature": 1.0}
     config = engine_config(values)
     assert (config.threads, config.allow_failed, config.prefix_cache_bytes) == (2, False, 256 << 20)

@@ -30,7 +30,8 @@ def test_numbers(name, value):
     [
         ("backend", "openvino"),
         ("backend", None),
-        ("device", "cuda:0"),
+        ("device", "gpu"),
+        ("device", "cuda:-1"),
         ("verify_hashes", "no"),
         ("verify_hashes", None),
     ],
@@ -38,3 +39,10 @@ def test_numbers(name, value):
 def test_choices(name, value):
     with pytest.raises(BadInputError, match=f"{name} .*is not known: use"):
         EngineConfig(**{name: value})
+
+
+def test_devices():
+    for device in ("auto", "cpu", "cuda", "cuda:1"):
+        assert EngineConfig(device=device).device == device
+    with pytest.raises(BadInputError, match="map_weights is for the CPU"):
+        EngineConfig(device="cuda", map_weights="on")

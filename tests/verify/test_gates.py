@@ -97,6 +97,18 @@ def test_agreement_with_the_simulation_depends_on_the_kernel() -> None:
     assert not gate.check(PERFECT, replace(chaotic, agreement_kl_mean=3.01e-4)).passed
 
 
+def test_sixteen_bits_may_be_further_from_a_simulation_in_float32() -> None:
+    gate = load_gate("fp16")
+    half, brain = gate.with_compute("float16"), gate.with_compute("bfloat16")
+    assert gate.with_compute("float32") == gate
+    assert gate.excess.floor < half.excess.floor < brain.excess.floor
+    excess = Excess(0.0, 4e-5, 0.02, twin_kl_mean=1e-12)
+    assert half.check(replace(PERFECT, kl_mean=9e-6), excess).passed
+    assert not half.check(replace(PERFECT, kl_mean=2e-5), excess).passed
+    assert not half.check(PERFECT, replace(excess, agreement_kl_mean=6e-5)).passed
+    assert brain.check(replace(PERFECT, kl_mean=5e-4), replace(excess, agreement_kl_mean=5e-4)).passed
+
+
 def test_recipes_find_their_gate() -> None:
     assert gate_for_recipe("int8-calibrated").name == "int8"
     assert gate_for_recipe("mine", ["fp32", "int8/32", "int4"]).name == "int4"
@@ -155,7 +167,7 @@ def test_a_file_that_is_not_json_is_refused(tmp_path: Path, content: bytes) -> N
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match=r"int9.*fp32, fp16, int8"):
+    with pytest.raises(BadInputError, match=r"int9.*fp32, fp16, bf16, int8"):
         load_gate("int9")
     with pytest.raises(BadInputError, match="neither a gate"):
         load_gate(tmp_path)

@@ -29,7 +29,7 @@ EXACT = ((), (3,), (0, 17, 158))
 
 def product_of(path: Path) -> ir.Node:
     graph = ir.load(path).graph
-    return next(node for node in graph if node.op_type == "MatMulIntegerToFloat")
+    return next(node for node in graph if node.op_type in ("MatMulIntegerToFloat", "MatMulInteger"))
 
 
 def activations(columns: int) -> np.ndarray:
@@ -57,11 +57,15 @@ def codes(rounded: np.ndarray, x: np.ndarray, how: InputRounding) -> np.ndarray:
 @pytest.mark.parametrize("columns", [160, 449])
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("exact", EXACT)
-def test_every_code_is_the_kernels(tmp_path: Path, columns: int, step: float | None, exact: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("fused", [True, False])
+def test_every_code_is_the_kernels(
+    tmp_path: Path, columns: int, step: float | None, exact: tuple[int, ...], fused: bool
+) -> None:
     """Ties included: which side they fall to depends on the order of multiplications and divisions."""
     layer, x = random_layer(columns, step=step, exact=exact), activations(columns)
-    how = read_product(product_of(save_layer(layer, tmp_path))).rounding
-    kernel = run(save_layer(layer, tmp_path, probe=True), x).astype(np.int64) - 128
+    how = read_product(product_of(save_layer(layer, tmp_path, fused=fused))).rounding
+    assert how is not None
+    kernel = run(save_layer(layer, tmp_path, probe=True, fused=fused), x).astype(np.int64) - (128 if fused else 0)
     found = codes(round_activations(torch.from_numpy(x), how).numpy(), x, how)
     alive = x.any(axis=1)  # a row of zeros has no codes: its product is multiplied by zero
     assert np.array_equal(found[alive], kernel[alive])
@@ -70,12 +74,13 @@ def test_every_code_is_the_kernels(tmp_path: Path, columns: int, step: float | N
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("exact", EXACT)
 @pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("fused", [True, False])
 def test_the_product_is_that_of_the_rounded_rows(
-    tmp_path: Path, step: float | None, exact: tuple[int, ...], with_bias: bool
+    tmp_path: Path, step: float | None, exact: tuple[int, ...], with_bias: bool, fused: bool
 ) -> None:
     bias = np.random.default_rng(1).standard_normal(97).astype(np.float32) if with_bias else None
     layer, x = random_layer(160, bias=bias, step=step, exact=exact), activations(160)
-    path = save_layer(layer, tmp_path)
+    path = save_layer(layer, tmp_path, fused=fused)
     product = read_product(product_of(path))
     assert product.rounding == InputRounding(None, None if step is None else float(np.float32(step)), exact)
     assert product.shape == (97, 160)
@@ -144,4 +149,4 @@ def test_other_forms_are_refused(tmp_path: Path) -> None:
 
 
 def product_of_graph(graph: ir.Graph) -> ir.Node:
-    return next(node for node in graph if node.op_type == "MatMulIntegerToFloat")
+    return next(node for node in graph if node.op_type in ("MatMulIntegerToFloat", "MatMulInteger"))

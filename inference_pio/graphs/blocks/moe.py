@@ -13,13 +13,16 @@ import onnx
 import onnx_ir as ir
 
 from inference_pio.graphs.blocks.mlp import swiglu
-from inference_pio.graphs.builder import OPSET, GraphBuilder
+from inference_pio.graphs.builder import GraphBuilder
 from inference_pio.graphs.source import WeightSource
 from inference_pio.graphs.spec import DecoderSpec, Scoring
 
 DOMAIN = "inference_pio"
 
-_FUNCTION = f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}, "{DOMAIN}" : 1]>\n'
+_OPSET = 18
+"""The oldest with everything that is used here, so that targets of older opsets can keep the functions."""
+
+_FUNCTION = f'<domain: "{DOMAIN}", opset_import: ["" : {_OPSET}, "{DOMAIN}" : 1]>\n'
 
 # Every expert computes the tokens whose weight for it is not zero.
 _EXPERTS = """
@@ -51,7 +54,8 @@ Experts (x_BSC, weights_BSE, gate, up, down) => (y_BSC)
     down_CF = Gather <axis = 0> (down_ECF, e)
     gate_NF = Gemm <transB = 1> (own_NC, gate_FC)
     up_NF = Gemm <transB = 1> (own_NC, up_FC)
-    open_NF = Swish (gate_NF)
+    sigmoid_NF = Sigmoid (gate_NF)
+    open_NF = Mul (gate_NF, sigmoid_NF)
     inner_NF = Mul (open_NF, up_NF)
     out_NC = Gemm <transB = 1> (inner_NF, down_CF)
     last = Constant <value_ints = [-1]> ()
@@ -65,6 +69,7 @@ Experts (x_BSC, weights_BSE, gate, up, down) => (y_BSC)
 }
 """
 
+# ONNX Runtime 1.20 does not see the size of a Constant whose value is an attribute; a Reshape tells it.
 # `normalize` 1 divides the weights of the selected experts by their sum; 0 leaves them as they are.
 _MIX = """
   on = Constant <value_int: int = @normalize> ()
@@ -91,7 +96,9 @@ MoESoftmax <top_k, normalize, scale> (x_BSC, router_EC, gate, up, down) => (y_BS
   router_CE = Transpose <perm = [1, 0]> (router_EC)
   logits_BSE = MatMul (x_BSC, router_CE)
   scores_BSE = Softmax <axis = -1> (logits_BSE)
-  k = Constant <value_ints: ints = @top_k> ()
+  top_k = Constant <value_ints: ints = @top_k> ()
+  one_size = Constant <value_ints = [1]> ()
+  k = Reshape (top_k, one_size)
   selected, index = TopK <axis = -1> (scores_BSE, k)
 {_MIX}}}
 """
@@ -104,7 +111,9 @@ MoESigmoid <top_k, normalize, scale> (x_BSC, router_EC, bias_E, gate, up, down) 
   logits_BSE = MatMul (x_BSC, router_CE)
   scores_BSE = Sigmoid (logits_BSE)
   choice_BSE = Add (scores_BSE, bias_E)
-  k = Constant <value_ints: ints = @top_k> ()
+  top_k = Constant <value_ints: ints = @top_k> ()
+  one_size = Constant <value_ints = [1]> ()
+  k = Reshape (top_k, one_size)
   chosen, index = TopK <axis = -1> (choice_BSE, k)
   selected = GatherElements <axis = 2> (scores_BSE, index)
 {_MIX}}}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from inference_pio.errors import BadInputError
 from inference_pio.graphs.builder import MICROSOFT, GraphBuilder
 from inference_pio.graphs.quantize import QuantizeRows
 from inference_pio.graphs.rewrites.linear_kernels import half_table, shared_scales
@@ -35,6 +36,9 @@ def pattern(node: ir.Node) -> Match | None:
 def check(match: Match, context: LoweringContext) -> None:
     rows = stored_rows(match.table)
     chosen = context.format_of(rows.parts[0][0])
+    if chosen.quantized and not context.kernels.lookup_blocks:
+        name = rows.parts[0][0]
+        raise BadInputError(f"'{name}' would be {chosen}, which this target cannot look up: give it fp32 or w8a8")
     if chosen.bits == 32:
         raise NoMatchError("the table stays float32")
     if chosen.quantized and chosen.gather_block(rows.tail[0]) is None:

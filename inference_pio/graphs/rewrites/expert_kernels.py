@@ -118,6 +118,8 @@ def _integers(
     attributes = _attributes(match) | {"expert_weight_bits": chosen.bits}
     if block is not None:
         attributes |= {"block_size": block, **accuracy(chosen)}
+    if context.kernels.raw_experts:
+        attributes["weights_prepacked"] = 0
     weights = [_quantized(b, match, rows, chosen.bits, block, context) for rows in (match.gate_up, match.down)]
     inputs = [match.x, choice_TE, *weights[0], None, *weights[1], None]
     if mix_TE is not None:

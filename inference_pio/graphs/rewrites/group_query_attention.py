@@ -111,7 +111,7 @@ def _lengths(graph: ir.Graph) -> list[ir.Value]:
 def _rotary_tables(b: GraphBuilder, context: LoweringContext) -> list[ir.Value]:
     rope, rows = context.spec.rope, context.context_length
     if rope.sections is not None:
-        return [_table_input(b, name, rope.dim // 2) for name in TABLES]
+        return [table_input(b, name, rope.dim // 2) for name in TABLES]
     tables = []
     for name, function in zip(TABLES, (np.cos, np.sin), strict=True):
         if name not in b.graph.initializers:
@@ -121,7 +121,7 @@ def _rotary_tables(b: GraphBuilder, context: LoweringContext) -> list[ir.Value]:
     return tables
 
 
-def _table_input(b: GraphBuilder, name: str, width: int) -> ir.Value:
+def table_input(b: GraphBuilder, name: str, width: int) -> ir.Value:
     found = next((value for value in b.graph.inputs if value.name == name), None)
     return found or b.input(name, ir.DataType.FLOAT, ["table_rows", width])
 

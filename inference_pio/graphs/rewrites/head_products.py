@@ -44,7 +44,7 @@ def check(match: Match, context: LoweringContext) -> None:
     if len(list(match.weight.uses())) > 1:
         raise NoMatchError("the weight is used elsewhere too")
     tensor = tensor_of(stored_rows(match.weight))
-    check_product(tensor, context.format_of(tensor))
+    check_product(tensor, context.format_of(tensor), context.kernels)
 
 
 def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:

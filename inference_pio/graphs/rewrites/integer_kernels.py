@@ -1,9 +1,12 @@
-"""Linear layers of the w8a8 formats become integer products: u8 activations by s8 weights.
+"""Linear layers of the w8a8 formats become integer products: u8 (or s8, see below) activations by s8 weights.
 
 Per token: a row is divided by its largest magnitude, rounded to -127..127 around zero point 128 and multiplied as
 integers; the product is scaled by the weight's channel scale and by the row's magnitude. No operator sees two rows at
 once, so a token's result depends on nothing but itself. Static: the same with one calibrated step for all rows.
 Input channels that calibration keeps exact are taken out of the row and multiplied in float32.
+
+Where no operator fuses the product with its scales (`Kernels.fused_products`), both sides are signed, the zero point is
+0, MatMulInteger multiplies and the scales follow: the same numbers in three operators more.
 """
 
 from __future__ import annotations
@@ -46,7 +49,8 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
         columns = found[0].exact_columns if found else ()
         x = b.op("Mul", [match.x, _mask(b, rows.tail[0], columns)], name="inner") if columns else match.x
         scale = static_scale(found, rows) if static else None
-        y = _product(b, x, _weights(b, match, rows, found), scale)
+        product = _product if context.kernels.fused_products else _signed_product
+        y = product(b, x, _weights(b, match, rows, found), scale)
         if columns:
             y = b.op("Add", [y, exact_product(b, match, found, columns)], name="outer")
         if match.bias is not None:
@@ -78,6 +82,24 @@ def _product(b: GraphBuilder, x_BSK: ir.Value, weights: tuple[ir.Value, ...], st
     codes = b.op("QuantizeLinear", [b.op("Div", [x_BSK, largest_BS1]), step, zero])
     y_BSN = b.op("MatMulIntegerToFloat", [codes, weights[0], step, weights[1], zero], domain=MICROSOFT)
     return b.op("Mul", [y_BSN, largest_BS1])
+
+
+def _signed_product(b: GraphBuilder, x_BSK: ir.Value, weights: tuple[ir.Value, ...], static: float | None) -> ir.Value:
+    codes, size = signed_codes(b, x_BSK, static)
+    y_BSN = b.op("Cast", [b.op("MatMulInteger", [codes, weights[0]])], {"to": int(ir.DataType.FLOAT)})
+    return b.op("Mul", [b.op("Mul", [y_BSN, weights[1]]), size])
+
+
+def signed_codes(b: GraphBuilder, x_BSK: ir.Value, static: float | None) -> tuple[ir.Value, ir.Value]:
+    """int8 codes of each row and the float32 step between them, [B, S, 1] or one number for all rows (`static`)."""
+    zero = b.const(0, np.int8)
+    if static is not None:
+        step = b.const(static, np.float32)
+        return b.op("QuantizeLinear", [x_BSK, step, zero]), step
+    step = b.const(1 / LARGEST, np.float32)
+    largest_BS1 = b.op("ReduceMax", [b.op("Abs", [x_BSK]), b.const([-1])], {"keepdims": 1}, name="largest")
+    codes = b.op("QuantizeLinear", [b.op("Div", [x_BSK, largest_BS1]), step, zero])
+    return codes, b.op("Mul", [largest_BS1, step], name="step")
 
 
 def _mask(b: GraphBuilder, count: int, columns: tuple[int, ...]) -> ir.Value:

@@ -9,11 +9,11 @@ import onnx_ir as ir
 
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.builder import MICROSOFT, GraphBuilder
-from inference_pio.graphs.calibrated import CodeReader
 from inference_pio.graphs.formats import Activations, WeightFormat
 from inference_pio.graphs.integers import calibrated_codes
 from inference_pio.graphs.quantize import QuantizeRows
 from inference_pio.graphs.rewrites.rewrite import (
+    Kernels,
     LinearMatch,
     LoweringContext,
     NoMatchError,
@@ -37,7 +37,7 @@ def check(match: LinearMatch, context: LoweringContext) -> None:
     chosen = context.format_of(name)
     if chosen.integer_product:
         raise NoMatchError("integer products have a rewrite of their own")
-    check_product(name, chosen)
+    check_product(name, chosen, context.kernels)
 
 
 def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> None:
@@ -46,7 +46,7 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
     chosen = context.format_of(rows.parts[0][0])
     with b.before(match.nodes[0]), b.scope(str(match.nodes[0].name)):
         if chosen.quantized:
-            y_BSN = _blocks(b, match, rows, chosen, calibrated_codes(rows, context.calibrated_linears(rows)))
+            y_BSN = _blocks(b, match, rows, chosen, context)
         else:
             y_BSN = _floats(b, match, rows, chosen)
     replace(match.output, y_BSN)
@@ -55,9 +55,10 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
 
 
 def _blocks(
-    b: GraphBuilder, match: LinearMatch, rows: Rows, chosen: WeightFormat, codes: CodeReader | None
+    b: GraphBuilder, match: LinearMatch, rows: Rows, chosen: WeightFormat, context: LoweringContext
 ) -> ir.Value:
     """`MatMulNBits(x, data [N, blocks, bytes], scales [N, blocks])`."""
+    codes = calibrated_codes(rows, context.calibrated_linears(rows))
     columns = rows.tail[0]
     shared = len(list(match.weight.uses())) > 1
     block = chosen.gather_block(columns) or chosen.block(columns) if shared else chosen.block(columns)
@@ -67,8 +68,10 @@ def _blocks(
     data = stored_once(b, f"{name}.blocks", ir.DataType.UINT8, shape, Recipe(job, sources=rows.parts))
     scales = shared_scales(b, f"{name}.scales", job)
     attributes = {"K": columns, "N": rows.count, "bits": chosen.bits, "block_size": block, **accuracy(chosen)}
-    inputs = [match.x, data, scales] + ([None, None, match.bias] if match.bias is not None else [])
-    return b.op("MatMulNBits", inputs, attributes, domain=MICROSOFT)
+    inside = match.bias is not None and context.kernels.add_bias
+    inputs = [match.x, data, scales] + ([None, None, match.bias] if inside else [])
+    y_BSN = b.op("MatMulNBits", inputs, attributes, domain=MICROSOFT)
+    return y_BSN if match.bias is None or inside else b.op("Add", [y_BSN, match.bias], name="bias")
 
 
 def _floats(b: GraphBuilder, match: LinearMatch, rows: Rows, chosen: WeightFormat) -> ir.Value:
@@ -94,9 +97,12 @@ def rounds_activations(node: ir.Node) -> bool:
     return (node.op_type, node.domain) == ("MatMulNBits", MICROSOFT) and level == INT8_ACTIVATIONS
 
 
-def check_product(tensor: str, chosen: WeightFormat) -> None:
-    """Raise BadInputError for exact 8 bits: MatMulNBits would unpack the whole weight whenever it is called."""
-    if chosen.bits == 8 and chosen.activations is Activations.EXACT:
+def check_product(tensor: str, chosen: WeightFormat, kernels: Kernels) -> None:
+    """Raise BadInputError for exact 8 bits where MatMulNBits would unpack the whole weight whenever it is called.
+
+    Kernels for CPUs do so, and the old ones for GPUs have no 8 bits at all.
+    """
+    if chosen.quantized and chosen.activations is Activations.EXACT and chosen.bits not in kernels.exact_bits:
         raise BadInputError(
             f"tensor '{tensor}' cannot have the format {chosen}, whose only fast product is that of experts: give it "
             "int4-exact, fp16 or int8"

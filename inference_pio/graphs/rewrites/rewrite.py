@@ -21,6 +21,23 @@ class NoMatchError(Exception):
 
 
 @dataclass(frozen=True)
+class Kernels:
+    """What a target's kernels are like, where rewrites for several targets ask.
+
+    `add_bias`: the blockwise product adds a bias as well. `fused_products`: an integer product takes unsigned
+    activations and scales its result in one operator. `exact_bits`: widths of blocks whose product with exact
+    activations is fast. `lookup_blocks`: a table in blocks can be looked up.
+    `raw_experts`: quantized experts must say that their weights are in no layout of a kernel's own.
+    """
+
+    add_bias: bool = True
+    fused_products: bool = True
+    exact_bits: tuple[int, ...] = (4,)
+    lookup_blocks: bool = True
+    raw_experts: bool = False
+
+
+@dataclass(frozen=True)
 class LoweringContext:
     """What rewrites may ask for besides the graph; `head_step` is the calibrated step of a static head's input."""
 
@@ -30,6 +47,8 @@ class LoweringContext:
     calibrated: CalibratedWeights | None = None
     kv_scales: Mapping[int, KvScales] | None = None
     head_step: float | None = None
+    kernels: Kernels = field(default_factory=Kernels)
+    compute: ir.DataType = ir.DataType.FLOAT
 
     def calibrated_linears(self, rows: Rows) -> list[CalibratedLinear]:
         """What calibration says about each tensor of a weight; empty where plain rounding applies.

@@ -48,5 +48,6 @@ TARGETS = (
         padding="right",
         compact_cache=True,
         shared_cache_buffer=True,
+        genai=True,
     ),
 )

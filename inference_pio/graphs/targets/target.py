@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from types import ModuleType
 
@@ -13,6 +13,7 @@ from inference_pio.errors import BadInputError
 from inference_pio.graphs.builder import IR_VERSION
 from inference_pio.graphs.parts import Part
 from inference_pio.graphs.rewrites.rewrite import (
+    Kernels,
     LoweringContext,
     RewriteReport,
     apply_rewrite,
@@ -20,6 +21,9 @@ from inference_pio.graphs.rewrites.rewrite import (
     prune,
 )
 from inference_pio.graphs.spec import DecoderSpec
+
+CPU_KERNELS = Kernels()
+"""Those of ONNX Runtime on a CPU."""
 
 
 class Attention(Enum):
@@ -36,15 +40,21 @@ class Attention(Enum):
 
 @dataclass(frozen=True)
 class Step:
-    """One rewrite; a required one must match at least once. One with an `attention` is for such decoders alone."""
+    """One rewrite; a required one must match at least once.
+
+    One with an `attention` is for such decoders alone, one with `half` for graphs that compute in sixteen bits, or in
+    float32.
+    """
 
     rewrite: ModuleType
     required: bool = False
     attention: Attention | None = None
+    half: bool | None = None
 
-    def applies(self, spec: DecoderSpec) -> bool:
+    def applies(self, context: LoweringContext) -> bool:
         """Whether a decoder has what this rewrite is for."""
-        return self.attention in (None, Attention.of(spec))
+        half = context.compute != ir.DataType.FLOAT
+        return self.attention in (None, Attention.of(context.spec)) and self.half in (None, half)
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,7 @@ class Target:
 
     `requires` names the packages and their minimum versions; `steps` lower a decoder and `vision_steps` a vision
     tower; `padding` is the side on which batches are padded; `compact_cache` says that a row's cache has no gaps.
+    `opset` and `ir_version` are those of the lowered file. `genai`: onnxruntime-genai can run it.
     """
 
     name: str
@@ -67,6 +78,8 @@ class Target:
     compact_cache: bool
     shared_cache_buffer: bool
     dialect: str = ""
+    kernels: Kernels = CPU_KERNELS
+    genai: bool = False
     ir_version: int = IR_VERSION
     kv_caches: tuple[str, ...] = ("fp32", "int8")
     """How keys and values may be stored."""
@@ -96,8 +109,9 @@ class Target:
         return [Part("decoder", "model.onnx", model, tuple(range(context.spec.layers)))]
 
     def _apply(self, steps: tuple[Step, ...], model: ir.Model, context: LoweringContext) -> list[RewriteReport]:
+        context = replace(context, kernels=self.kernels)
         reports = []
-        for step in (step for step in steps if step.applies(context.spec)):
+        for step in (step for step in steps if step.applies(context)):
             reports.append(apply_rewrite(step.rewrite, model.graph, context, step.required))
             prune(model.graph)
         drop_unused_functions(model)

@@ -6,7 +6,11 @@ from typing import Protocol
 
 import numpy as np
 
+from inference_pio.runtime.candidates import Candidates, Query
 from inference_pio.runtime.vision.features import ChunkImages
+
+Scores = np.ndarray | Candidates
+"""What may follow a token: float32 logits [V], or the best of them."""
 
 
 class Sequence(Protocol):
@@ -27,6 +31,12 @@ class Sequence(Protocol):
         """Append int64 `tokens` [S] and return the logits of the last `keep` positions, float32 [keep, V].
 
         Where `images` say so, features stand in the tokens' places. The result is overwritten by the next call.
+        """
+
+    def advance(self, tokens: np.ndarray, query: Query, images: ChunkImages | None = None) -> Scores:
+        """As `forward` of the last position alone; a device answers the query instead of copying all logits.
+
+        The result is overwritten by the next call.
         """
 
     def save(self, start: int, stop: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from inference_pio.errors import BadInputError
 from inference_pio.runtime.backends.blocks import BUCKET, WRITE, BlockRunner, Step, writes_in_place
 from inference_pio.runtime.backends.rotary_tables import RotaryTables
 from inference_pio.runtime.backends.token_table import TokenTable
+from inference_pio.runtime.candidates import Query
 from inference_pio.runtime.memory import MemoryBudget
 from inference_pio.runtime.vision.features import ChunkImages
 
@@ -94,6 +95,10 @@ class ChainSequence:
         logits = self._state.run_head(keep)
         self.run_seconds += time.perf_counter() - started
         self.length = total
+        return logits
+
+    def advance(self, tokens: np.ndarray, query: Query, images: ChunkImages | None = None) -> np.ndarray:
+        logits: np.ndarray = self.forward(tokens, 1, images)[0]
         return logits
 
     def save(self, start: int, stop: int) -> np.ndarray:

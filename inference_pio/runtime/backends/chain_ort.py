@@ -130,7 +130,7 @@ class OrtBlockState:
 
 def open_part(folder: Path, graph: GraphFacts, threads: int, entries: Mapping[str, str] | None = None) -> Any:
     """The session of a graph; raises BadInputError unless its inputs and outputs are those of the manifest."""
-    session = open_session(folder / graph.file, threads, entries)
+    session = open_session(folder / graph.file, threads, entries=entries)
     for found, listed in ((session.get_inputs(), graph.inputs), (session.get_outputs(), graph.outputs)):
         if {value.name: list(value.shape) for value in found} != {value.name: value.shape for value in listed}:
             raise BadInputError(

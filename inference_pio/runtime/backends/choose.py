@@ -10,6 +10,7 @@ from inference_pio.errors import BadInputError
 from inference_pio.runtime.backends.blocks import BlockRunner
 from inference_pio.runtime.backends.chain import ChainBackend, block_graphs
 from inference_pio.runtime.backends.chain_ort import OrtBlocks, open_part
+from inference_pio.runtime.backends.device_memory import DeviceMemory
 from inference_pio.runtime.backends.ort import OrtBackend
 from inference_pio.runtime.backends.tensorrt import TensorRTBlocks
 from inference_pio.runtime.config import EngineConfig
@@ -30,12 +31,18 @@ def backend_name(manifest: Manifest, asked: str) -> str:
 
 
 def open_backend(
-    folder: Path, manifest: Manifest, config: EngineConfig, threads: int, budget: MemoryBudget, mapped: Path | None
+    folder: Path,
+    manifest: Manifest,
+    config: EngineConfig,
+    threads: int,
+    budget: MemoryBudget,
+    mapped: Path | None,
+    memory: DeviceMemory | None = None,
 ) -> Any:
     """The backend that `config` asks for, or that the artifact is for; raises BadInputError when it is missing."""
     name = backend_name(manifest, config.backend)
     if name == "ort":
-        return OrtBackend(folder, manifest, threads, budget, mapped)
+        return OrtBackend(folder, manifest, threads, budget, mapped, memory)
     blocks = block_graphs(manifest, folder)
     experts = {}
     for graph in manifest.graphs:

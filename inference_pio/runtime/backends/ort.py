@@ -11,7 +11,11 @@ import numpy as np
 from inference_pio.artifact.latent_rows import rows_to_read
 from inference_pio.artifact.manifest import CacheSpec, Manifest
 from inference_pio.errors import BadInputError, InferencePioError
+from inference_pio.runtime.backends.device_memory import DeviceMemory
+from inference_pio.runtime.backends.ort_device import CANDIDATE_OUTPUTS, SEEN, TEMPERATURES, DeviceSequence
 from inference_pio.runtime.backends.ort_session import (
+    GROWTH,
+    KEEP_INPUT,
     check_version,
     first_line,
     import_onnxruntime,
@@ -19,14 +23,17 @@ from inference_pio.runtime.backends.ort_session import (
     ort_errors,
 )
 from inference_pio.runtime.backends.rotary_tables import RotaryTables
+from inference_pio.runtime.candidates import Query
 from inference_pio.runtime.memory import MemoryBudget
 from inference_pio.runtime.vision.features import ChunkImages
 
-KEEP_INPUT = "num_logits_to_keep"
-GROWTH = 256
-"""Cache capacity grows in steps of this many tokens, or a quarter of what is there."""
 IMAGE_MASK, IMAGE_EMBEDS, DEEPSTACK_EMBEDS = "image_mask", "image_embeds", "deepstack_embeds."
-CACHE_DTYPES = {"float32": (np.float32, "tensor(float)"), "int8": (np.int8, "tensor(int8)")}
+CACHE_DTYPES = {
+    "float32": (np.float32, "tensor(float)"),
+    "float16": (np.float16, "tensor(float16)"),
+    "bfloat16": (np.uint16, "tensor(bfloat16)"),
+    "int8": (np.int8, "tensor(int8)"),
+}
 """Of a manifest's cache dtype: numpy's, and the name that ONNX Runtime gives to it."""
 SLAB_BYTES = 16 << 20
 """Cache buffers are cut from pieces of at least this size, which get huge pages where there are any (numpy asks for
@@ -34,10 +41,20 @@ them from 4 MB on); over small pages reading an int8 cache takes up to twice as 
 
 
 class OrtBackend:
-    """A decoder graph in an ONNX Runtime session on the CPU; `mapped` is its prepacked form, where that is used."""
+    """A decoder graph in an ONNX Runtime session.
+
+    `mapped` is its prepacked form, where that is used. With a `memory`, which may be the host's, sequences keep their
+    cache and logits in it, and the graph must have candidate outputs.
+    """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, threads: int, budget: MemoryBudget, mapped: Path | None = None
+        self,
+        folder: Path,
+        manifest: Manifest,
+        threads: int,
+        budget: MemoryBudget,
+        mapped: Path | None = None,
+        memory: DeviceMemory | None = None,
     ) -> None:
         ort = import_onnxruntime()
         check_version(ort.__version__, manifest.requires.packages.get("onnxruntime", "0"))
@@ -50,8 +67,14 @@ class OrtBackend:
         graph = manifest.graph("decoder")
         if graph is None:
             raise BadInputError(f"the manifest in {folder} lists no decoder: export the artifact again")
-        self.session = open_session(mapped or folder / graph.file, threads)
-        _check_graph(self.session, manifest, folder)
+        self.memory = memory
+        self.session = open_session(mapped or folder / graph.file, threads, memory)
+        self.paged = memory is not None and _is_paged(self.session)
+        """Whether the cache's tokens come in blocks, [blocks, 256, heads, head_dim]; one head has the same memory."""
+        _check_graph(self.session, manifest, folder, candidates=memory is not None, paged=self.paged)
+        shapes = {value.name: value.shape for value in self.session.get_outputs()}
+        self.candidates: int = shapes["candidate_ids"][2] if memory is not None else 0
+        """How many of the best logits the graph gives."""
         names = [value.name for value in self.session.get_overridable_initializers()]
         self.image_inputs = [name for name in names if name == IMAGE_EMBEDS or name.startswith(DEEPSTACK_EMBEDS)]
         """Of the decoder, in the order of `ChunkImages.layers`."""
@@ -61,8 +84,17 @@ class OrtBackend:
         """For the first step after a prompt: gives the memory of the prompt's activations back."""
         self.shrink_arena.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
-    def sequence(self) -> OrtSequence:
-        return OrtSequence(self)
+    def sequence(self) -> OrtSequence | DeviceSequence:
+        return OrtSequence(self) if self.memory is None else DeviceSequence(self, self.memory)
+
+    def image_values(self, images: ChunkImages | None) -> list[tuple[str, np.ndarray]]:
+        """The decoder's inputs for a chunk's images; without any, rows of zeros that change nothing."""
+        names = self.image_inputs
+        if images is None:
+            layers = np.zeros((len(names), 1, 1, self.hidden_size), np.float32)
+            images = ChunkImages(np.zeros((1, 1), np.bool_), layers)
+        pairs = zip(names, images.layers, strict=False)  # a decoder cut short takes fewer
+        return [(IMAGE_MASK, images.mask), *pairs]
 
     def close(self) -> None:
         self.session = None
@@ -153,6 +185,11 @@ class OrtSequence:
         self.length = total
         return logits[0]
 
+    def advance(self, tokens: np.ndarray, query: Query, images: ChunkImages | None = None) -> np.ndarray:
+        """The logits of the last position; the query is for devices that keep them."""
+        logits: np.ndarray = self.forward(tokens, 1, images)[0]
+        return logits
+
     def save(self, start: int, stop: int) -> np.ndarray:
         spec = self._backend.spec
         dtype = CACHE_DTYPES[spec.dtype][0]
@@ -183,14 +220,9 @@ class OrtSequence:
 
     def _bind_images(self, images: ChunkImages | None) -> None:
         """Bind a chunk's images, or rows of zeros that change nothing: a binding cannot be taken back."""
-        names = self._backend.image_inputs
         self._images_bound = images is not None
-        if images is None:
-            layers = np.zeros((len(names), 1, 1, self._backend.hidden_size), np.float32)
-            images = ChunkImages(np.zeros((1, 1), np.bool_), layers)
-        self._bind_input(IMAGE_MASK, images.mask)
-        for name, layer in zip(names, images.layers, strict=False):  # a decoder cut short takes fewer
-            self._bind_input(name, layer)
+        for name, array in self._backend.image_values(images):
+            self._bind_input(name, array)
 
     def _bind_rows(self, total: int, rows: int) -> None:
         """Bind the first `rows` rows of every buffer; those from `total` on, which no token has yet, become zeros."""
@@ -222,8 +254,16 @@ def _cache_buffers(spec: CacheSpec, capacity: int) -> list[np.ndarray]:
     return [buffer for size in sizes for buffer in np.zeros((size, *shape), dtype)]
 
 
-def _check_graph(session: Any, manifest: Manifest, folder: Path) -> None:
-    """Raise BadInputError unless inputs and outputs are those that the manifest's cache and vocabulary imply."""
+def _is_paged(session: Any) -> bool:
+    caches = [value.shape for value in session.get_inputs() if value.name.startswith("past_key_values.")]
+    return bool(caches) and len(caches[0]) == 4 and caches[0][1] == GROWTH and caches[0][2] == 1
+
+
+def _check_graph(session: Any, manifest: Manifest, folder: Path, candidates: bool, paged: bool) -> None:
+    """Raise BadInputError unless inputs and outputs are those that the manifest's cache and vocabulary imply.
+
+    With `candidates` the outputs of `ort_device` must be there as well; a `paged` cache has blocks of tokens.
+    """
     cache = manifest.cache
     values = (*session.get_inputs(), *session.get_outputs())
     found = {value.name: value.shape for value in values}
@@ -234,7 +274,10 @@ def _check_graph(session: Any, manifest: Manifest, folder: Path) -> None:
         expected |= {name: {1: len(manifest.positions.inverse_frequencies)} for name in ("cos_cache", "sin_cache")}
     for layer in range(min(cache.layers, len(found))):
         for name in (f"past_key_values.{layer}", f"present.{layer}"):
-            expected |= {f"{name}.{kind}": {1: cache.kv_heads, 3: cache.head_dim} for kind in cache.kinds}
+            sizes = {1: GROWTH, 2: cache.kv_heads} if paged else {1: cache.kv_heads}
+            expected |= {f"{name}.{kind}": {**sizes, 3: cache.head_dim} for kind in cache.kinds}
+    if candidates:
+        expected |= {name: {1: 1} for name in CANDIDATE_OUTPUTS}
     plausible = len(set(cache.kinds)) == len(cache.kinds) and ("latent" not in cache.kinds or cache.kv_heads == 1)
     same = (
         plausible
@@ -250,6 +293,7 @@ def _check_graph(session: Any, manifest: Manifest, folder: Path) -> None:
     held = CACHE_DTYPES.get(cache.dtype, (None, None))[1]
     same &= all(value.type == held for value in values if value.name.startswith(("past_key_values.", "present.")))
     needed = {KEEP_INPUT} if manifest.vision is None else {KEEP_INPUT, IMAGE_MASK, IMAGE_EMBEDS}
+    needed |= {TEMPERATURES, SEEN} if candidates else set()
     if not same or not needed <= optional:
         raise BadInputError(
             f"the graph in {folder} has other inputs or outputs than its manifest implies: copy or export the artifact "

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from inference_pio.errors import BadInputError
+from inference_pio.runtime.backends.cuda import CPU_PROVIDER, CUDA, check_started, cuda_provider
+from inference_pio.runtime.backends.device_memory import DeviceMemory
 from inference_pio.runtime.cpu import PRECISE_PRODUCTS, products_saturate
+
+KEEP_INPUT = "num_logits_to_keep"
+GROWTH = 256
+"""Cache capacity grows in steps of this many tokens, or a quarter of what is there."""
 
 
 def import_onnxruntime() -> Any:
@@ -37,22 +43,39 @@ def session_options(ort: Any, threads: int, entries: Mapping[str, str] | None = 
     return options
 
 
-def open_session(path: Path, threads: int, entries: Mapping[str, str] | None = None) -> Any:
-    """A session on the CPU, `entries` as in `session_options`; raises BadInputError for an unusable file."""
+def open_session(
+    path: Path, threads: int, memory: DeviceMemory | None = None, entries: Mapping[str, str] | None = None
+) -> Any:
+    """A session on the CPU, or on the GPU that `memory` is of; `entries` as in `session_options`.
+
+    Raises BadInputError for a file that cannot be loaded, and on a GPU when the provider could not start, which ONNX
+    Runtime itself answers with the CPU.
+    """
     ort = import_onnxruntime()
+    on_gpu = memory is not None and memory.kind == CUDA
+    providers = [cuda_provider(memory.index), CPU_PROVIDER] if memory is not None and on_gpu else [CPU_PROVIDER]
     options = session_options(ort, threads, entries)
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(path), options, providers=providers)
     except ort_errors(ort) as error:
         raise BadInputError(f"{path.parent} cannot be loaded by ONNX Runtime: {first_line(error)}") from None
+    if on_gpu:
+        check_started(session)
+    return session
+
+
+def arena_of(memory: DeviceMemory | None) -> str:
+    """What ONNX Runtime calls the allocator of activations, in the run option that shrinks it."""
+    return "cpu:0" if memory is None or memory.kind != CUDA else f"gpu:{memory.index}"
 
 
 def ort_errors(ort: Any) -> tuple[type[Exception], ...]:
-    """Everything ONNX Runtime raises; its exceptions have no common base but Exception."""
+    """Everything ONNX Runtime raises; its exceptions have no common base but Exception, and came one by one."""
     state = ort.capi.onnxruntime_pybind11_state
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NoSuchFile", "NotFound")
     more = ("NotImplemented", "RuntimeException", "EPFail", "EngineError")
-    return (*(getattr(state, name) for name in names + more), RuntimeError, ValueError)
+    known = (getattr(state, name) for name in names + more if hasattr(state, name))
+    return (*known, RuntimeError, ValueError)
 
 
 def first_line(error: Exception) -> str:

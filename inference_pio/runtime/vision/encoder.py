@@ -12,7 +12,14 @@ import numpy as np
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.artifact.manifest import VisionFacts
 from inference_pio.errors import BadInputError, InferencePioError
-from inference_pio.runtime.backends.ort_session import first_line, import_onnxruntime, open_session, ort_errors
+from inference_pio.runtime.backends.device_memory import DeviceMemory
+from inference_pio.runtime.backends.ort_session import (
+    arena_of,
+    first_line,
+    import_onnxruntime,
+    open_session,
+    ort_errors,
+)
 from inference_pio.runtime.memory import MemoryBudget
 from inference_pio.runtime.vision.features import Features
 from inference_pio.runtime.vision.grid import patch_positions, position_taps
@@ -52,7 +59,16 @@ class FeatureCache:
 class VisionEncoder:
     """Runs an artifact's vision graph. Threads may share it."""
 
-    def __init__(self, artifact: Artifact, facts: VisionFacts, threads: int, budget: MemoryBudget, cache: int) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        facts: VisionFacts,
+        threads: int,
+        budget: MemoryBudget,
+        cache: int,
+        memory: DeviceMemory | None = None,
+    ) -> None:
+        """`cache` is in bytes; with the `memory` of a GPU the graph runs there."""
         graph = artifact.manifest.graph("vision")
         if graph is None:
             raise BadInputError(f"the manifest in {artifact.path} lists no vision graph: export the artifact again")
@@ -63,7 +79,7 @@ class VisionEncoder:
         self._weights = 0 if data is None else data.size
         self._per_patch = artifact.manifest.memory.image_bytes_per_patch
         self._outputs = [output.name for output in graph.outputs]
-        self._facts, self._threads, self._budget = facts, threads, budget
+        self._facts, self._threads, self._budget, self._memory = facts, threads, budget, memory
         self._session: Any = None
         self._lock = Lock()
 
@@ -94,7 +110,7 @@ class VisionEncoder:
     def _opened(self) -> Any:
         self._budget.take(self._weights, "loading the vision tower")
         try:
-            session = open_session(self._file, self._threads)
+            session = open_session(self._file, self._threads, self._memory)
             if {value.name for value in session.get_inputs()} != INPUTS:
                 raise BadInputError(f"{self._file} has other inputs than a vision tower: export the artifact again")
         except BadInputError:
@@ -126,7 +142,7 @@ class VisionEncoder:
                 feeds[value.name] = feeds[value.name].astype(np.int32)
         ort = import_onnxruntime()
         shrink_arena = ort.RunOptions()  # a large image's activations must not stay
-        shrink_arena.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        shrink_arena.add_run_config_entry("memory.enable_memory_arena_shrinkage", arena_of(self._memory))
         try:
             layers = self._session.run(self._outputs, feeds, shrink_arena)
         except ort_errors(ort) as error:

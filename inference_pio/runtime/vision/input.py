@@ -9,6 +9,7 @@ from typing import Any
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.artifact.manifest import VisionFacts
 from inference_pio.errors import BadInputError
+from inference_pio.runtime.backends.device_memory import DeviceMemory
 from inference_pio.runtime.config import EngineConfig
 from inference_pio.runtime.memory import MemoryBudget
 from inference_pio.runtime.tokenizer import Tokenizer
@@ -109,8 +110,10 @@ class VisionInput(ImageReader):
         threads: int,
         budget: MemoryBudget,
         config: EngineConfig,
+        memory: DeviceMemory | None = None,
     ) -> None:
-        self.encoder = VisionEncoder(artifact, facts, threads, budget, config.image_cache_bytes)
+        """With the `memory` of a GPU the tower runs there."""
+        self.encoder = VisionEncoder(artifact, facts, threads, budget, config.image_cache_bytes, memory)
         super().__init__(artifact.path, facts, tokenizer, self.encoder.features, config.max_image_tokens)
 
     def close(self) -> None:

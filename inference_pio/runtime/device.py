@@ -1,0 +1,51 @@
+"""On which device an artifact runs, and whether it can."""
+
+from __future__ import annotations
+
+from inference_pio.artifact.manifest import Manifest
+from inference_pio.errors import BadInputError
+from inference_pio.machine.gpus import find_gpus
+from inference_pio.runtime.backends.cuda import CUDA, check_wheel, load_libraries
+from inference_pio.runtime.backends.device_memory import (
+    CudaMemory,
+    DeviceMemory,
+    HostMemory,
+    check_free,
+    load_cuda_runtime,
+)
+from inference_pio.runtime.backends.ort_session import import_onnxruntime
+
+CANDIDATES = "candidate_ids"
+"""The output by which a graph is known that leaves its logits on a device."""
+
+
+def choose_memory(manifest: Manifest, device: str) -> DeviceMemory | None:
+    """Where cache and logits live; None for a graph made for CPUs, which has its own way there.
+
+    `device` is "auto" (what the artifact was made for), "cpu", "cuda" or "cuda:N". Raises BadInputError when the
+    artifact was made for another device, and for a GPU that the installed software cannot use; ResourceLimitError when
+    the weights do not fit there.
+    """
+    decoder = manifest.graph("decoder")
+    resident = decoder is not None and any(output.name == CANDIDATES for output in decoder.outputs)
+    kind, _, index = device.partition(":")
+    if kind == "auto":
+        kind = CUDA if resident else "cpu"
+    if kind == "cpu":
+        return HostMemory() if resident else None
+    if not resident:
+        raise BadInputError(
+            f"the artifact was exported for {manifest.target}: open it with device 'cpu', or export it with "
+            "--target ort-cuda"
+        )
+    memory = open_cuda(int(index or 0))
+    check_free(memory, manifest.memory.weight_bytes, "the weights")
+    return memory
+
+
+def open_cuda(index: int) -> CudaMemory:
+    """The memory of a GPU; raises BadInputError when the installed software cannot use it."""
+    ort = import_onnxruntime()
+    check_wheel(ort, find_gpus(), index)
+    load_libraries()
+    return CudaMemory(index, load_cuda_runtime())
