@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from inference_pio.artifact.manifest import Manifest, read_manifest
+from inference_pio.artifact.manifest import Manifest
+from inference_pio.artifact.manifest_reader import read_manifest
 from inference_pio.calibration.examples import Example
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError
