@@ -25,7 +25,6 @@ from inference_pio.artifact.manifest import (
     RecipeFacts,
     Requires,
     Source,
-    TableFacts,
     TensorFacts,
     VisionFacts,
     fingerprint,
@@ -39,7 +38,6 @@ from inference_pio.graphs.blocks.rope import RopeSpec
 from inference_pio.graphs.parts import Part
 from inference_pio.graphs.rewrites.linear_kernels import rounds_activations
 from inference_pio.graphs.spec import DecoderSpec, VisionSpec
-from inference_pio.graphs.table import Table
 from inference_pio.graphs.targets.target import RewriteReport
 from inference_pio.version import __version__
 
@@ -70,7 +68,7 @@ def make_manifest(
     spec, target = plan.spec, plan.target
     dtype = "int8" if plan.int8_cache else plan.recipe.compute
     cache = CacheSpec(spec.layers, spec.kv_heads, spec.head_dim, dtype, list(spec.cache_kinds))
-    table = None if graphs.table is None else _table(graphs.table)
+    table = graphs.table_facts()
     positions = _positions(spec.rope) if table is not None or spec.rope.sections is not None else None
     vision = _vision(spec.vision)
     hashed = {n: f for n, f in files.items() if not NOT_IN_FINGERPRINT.fullmatch(n)}
@@ -128,16 +126,6 @@ def _graph(part: Part) -> GraphFacts:
     inputs, outputs = part.model.graph.inputs, part.model.graph.outputs
     layers = list(part.layers)
     return GraphFacts(part.role, "any", part.file, [*map(_tensor, inputs)], [*map(_tensor, outputs)], layers)
-
-
-def _table(table: Table) -> TableFacts:
-    values, scales = table.values.const_value, table.scales and table.scales.const_value
-    assert isinstance(values, ir.ExternalTensor)  # written by now
-    rows, columns, *_ = values.shape.numpy()
-    offset = scales.offset if isinstance(scales, ir.ExternalTensor) else None
-    return TableFacts(
-        table.tensor, str(values.location), values.offset or 0, rows, columns, DTYPES[values.dtype], offset
-    )
 
 
 def _positions(rope: RopeSpec) -> PositionSpec:
