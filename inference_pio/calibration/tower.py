@@ -149,10 +149,6 @@ class SceneFeatures:
             x_SC[place.start : place.start + place.count] = states[first : first + place.count]
         return x_SC
 
-    def drop(self, kind: int) -> None:
-        """Remove features that nobody reads any more."""
-        self._work.drop_hidden(FEATURES.format(kind))
-
 
 def _cut(model: ir.Model) -> tuple[list[LayerGraph], ir.Value, list[ir.Node]]:
     """Blocks (index 0 and up) and mergers (-1) in their order, the embedded patches, and the nodes before them."""

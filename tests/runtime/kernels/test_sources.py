@@ -123,3 +123,10 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "kernels").write_text("in the way")
     with pytest.raises(BadInputError, match="cannot be written"):
         sources.images(61, tmp_path)
+
+
+def test_machine_code_that_others_could_have_written_is_not_loaded(tmp_path):
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels").chmod(0o777)
+    with pytest.raises(BadInputError, match="others can write to"):
+        sources.images(61, tmp_path)
