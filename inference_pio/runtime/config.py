@@ -84,6 +84,11 @@ class EngineConfig:
                 raise BadInputError(f"{name} '{getattr(self, name)}' is not known: use {choices}") from None
 
     @property
+    def gpu_number(self) -> int:
+        """The GPU that `device` means where it is not the CPU: the first one unless a number is given."""
+        return int(self.device.partition(":")[2] or 0)
+
+    @property
     def cache(self) -> Path:
         """The folder of stamps and derived files."""
         return self.cache_dir or Path.home() / ".cache" / "inference-pio"

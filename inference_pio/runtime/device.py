@@ -6,25 +6,29 @@ from inference_pio.artifact.manifest import Manifest
 from inference_pio.errors import BadInputError
 from inference_pio.machine.gpus import find_gpus
 from inference_pio.machine.wheels import WHEELS, find_wheel
+from inference_pio.runtime.backends.choose import backend_name
 from inference_pio.runtime.backends.cuda import CUDA, check_wheel, load_libraries
 from inference_pio.runtime.backends.cuda_library import open_cuda
 from inference_pio.runtime.backends.device_memory import CudaMemory, DeviceMemory, HostMemory, check_free
 from inference_pio.runtime.backends.ort_session import import_onnxruntime
+from inference_pio.runtime.config import EngineConfig
 
 CANDIDATES = "candidate_ids"
 """The output by which a graph is known that leaves its logits on a device."""
 
 
-def choose_memory(manifest: Manifest, device: str) -> DeviceMemory | None:
-    """Where cache and logits live; None for a graph made for CPUs, which has its own way there.
+def choose_memory(manifest: Manifest, config: EngineConfig) -> DeviceMemory | None:
+    """Where cache and logits live; None for a graph made for CPUs and for blocks, which have their own ways.
 
-    `device` is "auto" (what the artifact was made for), "cpu", "cuda" or "cuda:N". Raises BadInputError when the
+    Raises BadInputError when the
     artifact was made for another device, and for a GPU that the installed software cannot use; ResourceLimitError when
     the weights do not fit there.
     """
+    if backend_name(manifest, config.backend) != "ort":
+        return None
     decoder = manifest.graph("decoder")
     resident = decoder is not None and any(output.name == CANDIDATES for output in decoder.outputs)
-    kind, _, index = device.partition(":")
+    kind = config.device.partition(":")[0]
     if kind == "auto":
         kind = CUDA if resident else "cpu"
     if kind == "cpu":
@@ -34,7 +38,7 @@ def choose_memory(manifest: Manifest, device: str) -> DeviceMemory | None:
             f"the artifact was exported for {manifest.target}: open it with device 'cpu', or export it with "
             "--target ort-cuda"
         )
-    memory = open_gpu(int(index or 0))
+    memory = open_gpu(config.gpu_number)
     check_free(memory, manifest.memory.weight_bytes, "the weights")
     return memory
 

@@ -119,7 +119,7 @@ class Engine:
         check_cpu_class(artifact.manifest.requires.cpu_classes)
         cache_dir = config.cache
         stamps = StampCache(cache_dir) if config.verify_hashes is VerifyHashes.FIRST_OPEN else None
-        memory = choose_memory(artifact.manifest, config.device)
+        memory = choose_memory(artifact.manifest, config)
         mapped = mapped_graph(artifact, config, cache_dir, stamps) if memory is None else None
         with ThreadPoolExecutor(max_workers=1) as pool:
             hashed = pool.submit(artifact.check_large_files, stamps)

@@ -39,10 +39,16 @@ def open_backend(
     mapped: Path | None,
     memory: DeviceMemory | None = None,
 ) -> Any:
-    """The backend that `config` asks for, or that the artifact is for; raises BadInputError when it is missing."""
+    """The backend that `config` asks for, or that the artifact is for; raises BadInputError when it cannot be."""
     name = backend_name(manifest, config.backend)
     if name == "ort":
         return OrtBackend(folder, manifest, threads, budget, mapped, memory)
+    if name == "tensorrt" and config.device == "cpu":
+        raise BadInputError("backend tensorrt does not run on device cpu: use device auto, or backend chain")
+    if name == "chain" and config.device not in ("auto", "cpu"):
+        raise BadInputError(
+            f"backend chain runs on the CPU, not on device {config.device}: use device auto, or backend tensorrt"
+        )
     blocks = block_graphs(manifest, folder)
     experts = {}
     for graph in manifest.graphs:
@@ -50,18 +56,8 @@ def open_backend(
             index = next(number for number, block in enumerate(blocks) if block.layers[-1] == graph.layers[0])
             experts[index] = open_part(folder, graph, threads)
     runner: BlockRunner = (
-        TensorRTBlocks(manifest, config.cache, gpu_number(config.device))
+        TensorRTBlocks(manifest, config.cache, config.gpu_number)
         if name == "tensorrt"
         else OrtBlocks(folder, manifest, threads)
     )
     return ChainBackend(folder, manifest, runner, experts, budget)
-
-
-def gpu_number(device: str) -> int:
-    """The GPU that `device` names: auto and cuda are the first, cuda:1 the second; raises BadInputError for others."""
-    if device in ("auto", "cuda"):
-        return 0
-    kind, _, number = device.partition(":")
-    if kind != "cuda" or not number.isdecimal():
-        raise BadInputError(f"device {device} is no GPU, which backend tensorrt needs: use auto, or backend chain")
-    return int(number)

@@ -14,7 +14,6 @@ from engine_cases import CONTEXT, build_here
 from inference_pio.cli.main import run
 from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
 from inference_pio.runtime import Engine, EngineConfig, SamplingParams
-from inference_pio.runtime.backends.choose import gpu_number
 from inference_pio.runtime.backends.tensorrt import RESERVE
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -220,12 +219,22 @@ def test_a_failure_of_tensorrt_is_one_sentence(gpu, built, cache, monkeypatch):
         engine.generate(PROMPT)
 
 
-@pytest.mark.parametrize(("device", "number"), [("auto", 0), ("cuda", 0), ("cuda:1", 1)])
-def test_devices_are_numbered(device, number):
-    assert gpu_number(device) == number
+@only_trt85
+@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0"])
+def test_the_gpu_may_be_named(gpu, built, cache, device):
+    with opened(built, cache, device=device) as engine, opened(built, cache, "chain") as chain:
+        assert np.array_equal(engine.logits([5, 6, 7]), chain.logits([5, 6, 7]))
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda:", "cuda:x", "tpu"])
-def test_what_is_no_gpu_is_refused(device):
-    with pytest.raises(BadInputError, match="is no GPU"):
-        gpu_number(device)
+@only_trt85
+@pytest.mark.parametrize(
+    ("backend", "device", "message"),
+    [
+        ("tensorrt", "cuda:1", "no GPU 1: this machine has 1"),
+        ("tensorrt", "cpu", "backend tensorrt does not run on device cpu: use device auto, or backend chain"),
+        ("chain", "cuda", "backend chain runs on the CPU, not on device cuda: use device auto, or backend tensorrt"),
+    ],
+)
+def test_a_device_that_the_backend_does_not_run_on(gpu, built, cache, backend, device, message):
+    with pytest.raises(BadInputError, match=message):
+        opened(built, cache, backend, device=device)
