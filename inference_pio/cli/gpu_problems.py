@@ -17,8 +17,6 @@ EXTRAS = {
     "tensorrt/modern": "tensorrt",
 }
 """The extra to install, by `Target.key`."""
-PINNED = ("cuda-sm61", "trt85")
-"""Extras with one version of what they are named after; the others bring today's."""
 CUDNN = ("nvidia-cudnn-cu11", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
 GPU_PACKAGES = ("onnxruntime-gpu", "tensorrt", *CUDNN)
 """Packages whose versions decide what runs."""
@@ -76,11 +74,10 @@ def _driver(gpu: Gpu, profile: Hardware, versions: Versions) -> list[str]:
 def _onnxruntime(gpu: Gpu, profile: Hardware, versions: Versions) -> list[str]:
     installed = versions.get("onnxruntime-gpu")
     wheel = find_wheel(installed) if installed else None
-    if wheel is None:
+    if wheel is None or "ort-cuda" not in profile.targets:
         return []
-    last, extra = profile.last.onnxruntime_gpu, _extra(profile, "ort-cuda")
-    by_hand = last is not None and extra not in PINNED
-    mend = f"pip install onnxruntime-gpu=={last}" if by_hand else f"pip install 'inference-pio[{extra}]'"
+    last = profile.last.onnxruntime_gpu
+    mend = f"pip install 'inference-pio[{_extra(profile, 'ort-cuda')}]'"
     card = f"{gpu.name} (compute capability {gpu.compute_capability})"
     support = wheel.support(gpu.compute_capability)
     if support is Support.NONE:

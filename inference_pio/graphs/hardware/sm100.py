@@ -1,6 +1,7 @@
 """Blackwell for data centres: B200, B300.
 
-onnxruntime-gpu 1.27.0 has code for 10.0; 1.31.1 has neither that nor PTX.
+onnxruntime-gpu 1.27.0 has code for 10.0; 1.31.1, which artifacts of ort-cuda ask for, has neither that nor PTX. So that
+target does not run here.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from inference_pio.graphs.hardware.hardware import Card, Hardware, LastVersions
 HARDWARE = Hardware(
     name="sm100",
     title="Blackwell for data centres: B200, B300",
-    dialects=(("ort-cuda", "modern"), ("tensorrt", "modern")),
+    dialects=(("tensorrt", "modern"),),
     dtypes=("fp32", "fp16", "bf16", "fp8", "fp4", "int8"),
     int8="tensor cores",
     compute_capabilities=("10.0", "10.3"),

@@ -29,7 +29,14 @@ def test_auto_is_the_only_one():
 def test_auto_is_the_gpu_that_is_there(detected, capability, name):
     detected(capability, "7.5")
     assert find_hardware("auto", "tensorrt").name == name
-    assert find_hardware("auto", "ort-cuda").name == name
+    if name != "sm100":
+        assert find_hardware("auto", "ort-cuda").name == name
+
+
+def test_no_wheel_that_artifacts_ask_for_has_code_for_sm100(detected):
+    detected("10.0")
+    with pytest.raises(BadInputError, match="ort-cuda does not run on"):
+        find_hardware("auto", "ort-cuda")
 
 
 def test_auto_without_a_gpu_asks_for_a_name(detected):
