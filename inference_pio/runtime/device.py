@@ -19,13 +19,17 @@ CANDIDATES = "candidate_ids"
 """The output by which a graph is known that leaves its logits on a device."""
 
 
-def choose_memory(manifest: Manifest, device: str) -> DeviceMemory | None:
-    """Where cache and logits live; None for a graph made for CPUs, which has its own way there.
+def choose_memory(manifest: Manifest, backend: str, device: str) -> DeviceMemory | None:
+    """Where cache and logits live; None for a graph made for CPUs, and for blocks, which have their own way.
 
-    `device` is "auto" (what the artifact was made for), "cpu", "cuda" or "cuda:N". Raises BadInputError when the
-    artifact was made for another device, and for a GPU that the installed software cannot use; ResourceLimitError when
-    the weights do not fit there.
+    `backend` is a name as `backend_name` gives it, `device` "auto" (what the artifact was made for), "cpu", "cuda" or
+    "cuda:N". Raises BadInputError when the artifact was made for another device, and for a GPU that the installed
+    software cannot use; ResourceLimitError when the weights do not fit there.
     """
+    if backend == "tensorrt":
+        return None  # it opens the GPU itself
+    if backend == "chain" and device not in ("auto", "cpu"):
+        raise BadInputError(f"backend chain runs on the CPU, not on {device}: leave the device out, or the backend")
     decoder = manifest.graph("decoder")
     resident = decoder is not None and any(output.name == CANDIDATES for output in decoder.outputs)
     kind, _, index = device.partition(":")

@@ -19,9 +19,9 @@ from inference_pio.artifact.jsonfile import read_json_object
 from inference_pio.artifact.manifest import Manifest
 from inference_pio.errors import BadInputError
 from inference_pio.runtime.answer import Answer
-from inference_pio.runtime.backends.choose import open_backend
+from inference_pio.runtime.backends.choose import backend_name, open_backend
 from inference_pio.runtime.backends.device_memory import DeviceMemory
-from inference_pio.runtime.config import EngineConfig, VerifyHashes
+from inference_pio.runtime.config import EngineConfig, MapWeights, VerifyHashes
 from inference_pio.runtime.cpu import check_cpu_class, physical_cores
 from inference_pio.runtime.device import choose_memory
 from inference_pio.runtime.generation import CHUNK_TOKENS, decode, prefill
@@ -115,10 +115,13 @@ class Engine:
                 f"{path} failed its accuracy gate {accuracy.gate} when it was exported: export it with another "
                 "recipe, or open it with allow_failed=True"
             )
+        backend = backend_name(artifact.manifest.target_key, config.backend)
         check_cpu_class(artifact.manifest.requires.cpu_classes)
         cache_dir = config.cache
         stamps = StampCache(cache_dir) if config.verify_hashes is VerifyHashes.FIRST_OPEN else None
-        memory = choose_memory(artifact.manifest, config.device)
+        memory = choose_memory(artifact.manifest, backend, config.device)
+        if memory is not None and config.map_weights is MapWeights.ON:
+            raise BadInputError(f"{path} was exported for GPUs, and its weights are loaded: leave map_weights out")
         mapped = mapped_graph(artifact, config, cache_dir, stamps) if memory is None else None
         with ThreadPoolExecutor(max_workers=1) as pool:
             hashed = pool.submit(artifact.check_large_files, stamps)
