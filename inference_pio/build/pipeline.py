@@ -57,6 +57,8 @@ def build(
     graph; ResourceLimitError when host memory or disk is too small. Engines built so far stay and are used next time.
     """
     manifest, progress, run = artifact.manifest, progress or SilentProgress(), run or run_worker
+    if manifest.target != "tensorrt":
+        raise BadInputError(f"{artifact.path} was exported for {manifest.target_key}: export it with --target tensorrt")
     line_of(manifest.dialect)
     graphs = [graph for graph in manifest.graphs if graph.role in ROLES]
     context = min(options.max_context or DEFAULT_CONTEXT, manifest.model.context_length)

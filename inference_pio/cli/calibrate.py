@@ -22,7 +22,7 @@ MENTIONED = 12
 @click.option(
     "--precision", default=CalibrationOptions.precision, show_default=True, help="The recipe, or a .json file."
 )
-@click.option("--target", default=CalibrationOptions.target, show_default=True, help="Where the artifacts will run.")
+@click.option("--target", default=CalibrationOptions.target, show_default=True, help="Where the artifacts will run: ort-cpu, ort-cuda or tensorrt.")
 @click.option("--hardware", default=CalibrationOptions.hardware, show_default=True, help="The class of machine.")
 @click.option(
     "--calibration", "text", default="default", show_default=True, metavar="FILE|default", help="The text to run."

@@ -258,9 +258,12 @@ class Engine:
         return self._logit_chunks(np.asarray(ids, np.int64), placed)
 
     def close(self) -> None:
-        """Release weights and caches; closing twice is fine, requests afterwards raise BadInputError."""
+        """Release weights and caches; closing twice is fine, requests afterwards raise BadInputError.
+
+        So do requests that are running in other threads, at their next step.
+        """
         self._sequences.close()
-        with self._sequences.turn:
+        with self._sequences.lock:
             self.prefix_cache.clear()
         if self.vision is not None:
             self.vision.close()

@@ -146,12 +146,12 @@ def _mark_outputs(graph: ir.Graph, state: State, node: ir.Node, wide: bool, dtyp
         (state.full if wide else state.half).add(value)
         if not wide and value.is_graph_output():
             if value.name == "logits":
-                _widen_output(graph, state, node, value)
+                _widen_output(graph, state, node, value, dtype)
             else:
                 value.type = ir.TensorType(dtype)
 
 
-def _widen_output(graph: ir.Graph, state: State, node: ir.Node, narrow: ir.Value) -> None:
+def _widen_output(graph: ir.Graph, state: State, node: ir.Node, narrow: ir.Value, dtype: ir.DataType) -> None:
     users = list(narrow.uses())
     cast = ir.node("Cast", [narrow], {"to": int(FLOAT)}, name=f"{node.name}/wide")
     graph.insert_after(node, cast)
@@ -159,7 +159,7 @@ def _widen_output(graph: ir.Graph, state: State, node: ir.Node, narrow: ir.Value
     for use in users:
         use.node.replace_input_with(use.idx, wide)
     wide.name, wide.shape, wide.type = narrow.name, narrow.shape, ir.TensorType(FLOAT)
-    narrow.name, narrow.type = f"{wide.name}/narrow", None
+    narrow.name, narrow.type = f"{wide.name}/narrow", ir.TensorType(dtype)
     graph.outputs[list(graph.outputs).index(narrow)] = wide
     state.full.add(wide)
 
