@@ -20,7 +20,9 @@ from inference_pio.cli.common import (
 
 @click.command("bench")
 @click.argument("artifact", type=FOLDER)
-@click.option("--prompt-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Length of the prompt.")
+@click.option(
+    "--prompt-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Length of the prompt."
+)
 @click.option("--new-tokens", type=click.IntRange(min=2), default=64, show_default=True, help="Tokens to generate.")
 @backend_option
 @DEVICE_OPTION

@@ -15,6 +15,7 @@ from inference_pio.errors import BadInputError
 from inference_pio.export.options import ExportOptions
 from inference_pio.export.plan import Estimate
 
+TARGET_HELP = "What it is for: ort-cpu, ort-cuda or tensorrt."
 HARDWARE_HELP = "A class of machines (sm61) or one of its cards (gtx-1080); auto is the GPU here, or any CPU."
 
 
@@ -46,7 +47,12 @@ class BarProgress:
 @click.command("export")
 @click.argument("checkpoint")
 @click.option("-o", "--output", "out", type=FOLDER, required=True, help="The artifact's folder; it must not exist.")
-@click.option("--target", default=ExportOptions.target, show_default=True, help="Where the artifact will run: ort-cpu, ort-cuda or tensorrt.")
+@click.option(
+    "--target",
+    default=ExportOptions.target,
+    show_default=True,
+    help=TARGET_HELP,
+)
 @click.option("--hardware", default=ExportOptions.hardware, show_default=True, help=HARDWARE_HELP)
 @click.option(
     "--precision",

@@ -77,7 +77,7 @@ def _card(path: Path, profile: Hardware, values: dict[str, Any]) -> Card:
             raise BadInputError(f"{path}: {key} must be a number, not {value!r}")
         if value < 0 or (value == 0 and not optional):
             raise BadInputError(f"{path}: {key} is {value}, and must be more than 0")
-        if not optional and not LEAST <= value <= MOST:
+        if value > MOST or (not optional and value < LEAST):
             raise BadInputError(f"{path}: {key} is {value}, which no card has: check its unit")
     name, title, display = values["name"], values.get("title", ""), values.get("display", True)
     if not isinstance(name, str) or not name or not isinstance(title, str) or not isinstance(display, bool):

@@ -64,7 +64,7 @@ class Sequences:
                     sequence.release()
 
     def close(self) -> None:
-        """Release the backend after the step that runs; requests that are not done raise BadInputError at their next."""
+        """Release the backend after the step that runs; a request that is not done raises BadInputError at its next."""
         with self.lock:
             for sequence in self._idle:
                 sequence.release()

@@ -215,8 +215,10 @@ def expert_graphs(manifest: Manifest, blocks: list[GraphFacts], folder: Path) ->
     graphs = [graph for graph in manifest.graphs if graph.role == "experts"]
     names = [[value.name for value in (*graph.inputs, *graph.outputs)] for graph in graphs]
     listed = sorted(layer for graph in graphs for layer in graph.layers)
-    if listed != sorted(asking) or any(len(graph.layers) != 1 for graph in graphs) or any(
-        found != [EXPERTS_INPUT, EXPERTS_OUTPUT] for found in names
+    if (
+        listed != sorted(asking)
+        or any(len(graph.layers) != 1 for graph in graphs)
+        or any(found != [EXPERTS_INPUT, EXPERTS_OUTPUT] for found in names)
     ):
         raise BadInputError(f"the experts in {folder} do not go with its blocks: export it again")
     return {asking[graph.layers[0]]: graph for graph in graphs}

@@ -38,7 +38,7 @@ def turn_telemetry_off() -> None:
     Its wheels for Linux (those of 1.31 do) write an identifier into the user's cache and send events to Microsoft from
     the import on; the module's own function comes too late for the first event (Privacy.md in the wheel).
     """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    os.putenv("ORT_DISABLE_TELEMETRY", "1")
 
 
 def session_entries(ort: Any) -> dict[str, str]:
