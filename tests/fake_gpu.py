@@ -123,6 +123,16 @@ class FakeRuntime:
         ctypes.memmove(target, source, size)
         return 0
 
+    def _Memcpy2D(self, to: int, to_pitch: int, source: int, pitch: int, width: int, rows: int, kind: int) -> int:
+        if kind != cuda_library.BY_ADDRESS or width > min(to_pitch, pitch):
+            return INVALID
+        for row in range(rows):
+            ctypes.memmove(self.view(to + row * to_pitch, width), self.view(source + row * pitch, width), width)
+        return 0
+
+    def _DeviceSynchronize(self) -> None:
+        pass
+
     def _StreamCreate(self, out: Any) -> None:
         out._obj.value = 77
 

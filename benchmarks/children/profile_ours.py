@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime as ort
 from process import prompts, report, spec
 
-from inference_pio.artifact.manifest import read_manifest
+from inference_pio.artifact.manifest_reader import read_manifest
 
 asked = spec()
 folder = Path(asked["artifact"])

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from inference_pio.artifact.hashing import StampCache, hash_file
-from inference_pio.artifact.manifest import MANIFEST_NAME, FileHash, Manifest, read_manifest
+from inference_pio.artifact.manifest import MANIFEST_NAME, FileHash, Manifest
+from inference_pio.artifact.manifest_reader import read_manifest
 from inference_pio.errors import BadInputError
 
 LARGE_FILE_BYTES = 64 << 20

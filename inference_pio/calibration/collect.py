@@ -12,7 +12,8 @@ from inference_pio.calibration.cache_statistics import CacheStatistics
 from inference_pio.calibration.experts import Experts, ExpertsResult, calibrate_experts
 from inference_pio.calibration.head import Head
 from inference_pio.calibration.layer import LayerResult, TapChoice, choose, choose_step, emit, folded
-from inference_pio.calibration.layer_graphs import LayerGraph, Runner, cut, feed_of
+from inference_pio.calibration.layer_graphs import LayerGraph, cut
+from inference_pio.calibration.layer_runs import Runner, feed_of
 from inference_pio.calibration.observers import Observer, ObserverKind
 from inference_pio.calibration.options import Progress
 from inference_pio.calibration.plan import CalibrationPlan

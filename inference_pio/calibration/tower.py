@@ -13,7 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from inference_pio.calibration.layer import TapChoice, choose_step
-from inference_pio.calibration.layer_graphs import LayerGraph, Layers, Runner, feed_of, layer_of
+from inference_pio.calibration.layer_graphs import LayerGraph, Layers, layer_of
+from inference_pio.calibration.layer_runs import Runner, feed_of
 from inference_pio.calibration.observers import ObserverKind
 from inference_pio.calibration.options import Progress
 from inference_pio.calibration.products import dequantized, relative_error, round_weight, rounded_input

@@ -1,8 +1,7 @@
-"""What stands in an artifact besides graph and weights: copied files, manifest, build report."""
+"""What an export says of itself: manifest and build report."""
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import platform
@@ -26,40 +25,27 @@ from inference_pio.artifact.manifest import (
     RecipeFacts,
     Requires,
     Source,
-    TableFacts,
     TensorFacts,
     VisionFacts,
     fingerprint,
 )
 from inference_pio.artifact.process import peak_rss_bytes
-from inference_pio.artifact.writer import ArtifactWriter
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.checkpoint.config import decoder_config
-from inference_pio.checkpoint.files import read_small
-from inference_pio.export.genai_config import genai_config
 from inference_pio.export.graphs import Graphs
 from inference_pio.export.plan import Estimate, ExportPlan
 from inference_pio.graphs.blocks.rope import RopeSpec
 from inference_pio.graphs.parts import Part
 from inference_pio.graphs.rewrites.linear_kernels import rounds_activations
 from inference_pio.graphs.spec import DecoderSpec, VisionSpec
-from inference_pio.graphs.table import Table
 from inference_pio.graphs.targets.target import RewriteReport
 from inference_pio.version import __version__
-
-MAX_FILE_BYTES = 256 << 20
-"""Above the size of any tokenizer or licence."""
-
-UNUSUAL = re.compile(r"[^A-Za-z0-9_.-]")
-"""What a file's name in an artifact may not hold."""
 
 NOT_IN_FINGERPRINT = re.compile(
     r"(licen[sc]e|notice|copying|use_policy).*|genai_config\.json|config\.json|calibration\.json", re.IGNORECASE
 )
 ROUNDING = {"MatMulInteger", "MatMulIntegerToFloat", "QuantizeLinear"}
 """Operators whose activations are always rounded, by themselves or by the nodes before them."""
-PER_LAYER_KEYS = {"layer_types", "mlp_layer_types"}
-"""Lists in config.json with one entry per layer."""
 DTYPES = {
     ir.DataType.BOOL: "bool",
     ir.DataType.FLOAT: "float32",
@@ -69,38 +55,6 @@ DTYPES = {
     ir.DataType.INT64: "int64",
     ir.DataType.INT32: "int32",
 }
-
-
-def copy_checkpoint_files(source: Checkpoint, plan: ExportPlan, graphs: Graphs, writer: ArtifactWriter) -> None:
-    """Tokenizer, preprocessor, licence and configuration files, and `genai_config.json` where it applies."""
-    for file in (*source.tokenizer_files, *(source.preprocessor_files if plan.spec.vision else ())):
-        writer.add(file.name, read_small(file, MAX_FILE_BYTES))
-    for file in source.license_files:
-        writer.add(UNUSUAL.sub("_", file.name), read_small(file, MAX_FILE_BYTES))
-    config = copy.deepcopy(source.config)
-    decoder_part = decoder_config(config)
-    if plan.spec.layers != decoder_part["num_hidden_layers"]:
-        decoder_part["num_hidden_layers"] = plan.spec.layers
-        for key in PER_LAYER_KEYS & decoder_part.keys():
-            decoder_part[key] = decoder_part[key] and decoder_part[key][: plan.spec.layers]
-    writer.add("config.json", json_bytes(config))
-    generation = source.generation_config or {}
-    writer.add("generation_config.json", json_bytes(generation or _generation_from(config)))
-    if plan.calibration is not None:
-        writer.add("calibration.json", json_bytes(plan.calibration.facts))
-    decoder = next((part.model for part in graphs.parts if part.role == "decoder"), None)
-    if decoder is None or plan.int8_cache or not plan.target.genai:
-        return
-    inputs = [str(value.name) for value in decoder.graph.inputs]
-    genai = genai_config(plan.spec, plan.context_length, config, generation, inputs)
-    if genai is not None:
-        writer.add("genai_config.json", json_bytes(genai))
-
-
-def _generation_from(config: dict[str, object]) -> dict[str, object]:
-    """A checkpoint without generation_config.json keeps its special ids in config.json."""
-    keys = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return {key: value for key in keys if (value := config.get(key, decoder_config(config).get(key))) is not None}
 
 
 def make_manifest(
@@ -114,7 +68,7 @@ def make_manifest(
     spec, target = plan.spec, plan.target
     dtype = "int8" if plan.int8_cache else plan.recipe.compute
     cache = CacheSpec(spec.layers, spec.kv_heads, spec.head_dim, dtype, list(spec.cache_kinds))
-    table = None if graphs.table is None else _table(graphs.table)
+    table = graphs.table_facts()
     positions = _positions(spec.rope) if table is not None or spec.rope.sections is not None else None
     vision = _vision(spec.vision)
     hashed = {n: f for n, f in files.items() if not NOT_IN_FINGERPRINT.fullmatch(n)}
@@ -172,16 +126,6 @@ def _graph(part: Part) -> GraphFacts:
     inputs, outputs = part.model.graph.inputs, part.model.graph.outputs
     layers = list(part.layers)
     return GraphFacts(part.role, "any", part.file, [*map(_tensor, inputs)], [*map(_tensor, outputs)], layers)
-
-
-def _table(table: Table) -> TableFacts:
-    values, scales = table.values.const_value, table.scales and table.scales.const_value
-    assert isinstance(values, ir.ExternalTensor)  # written by now
-    rows, columns, *_ = values.shape.numpy()
-    offset = scales.offset if isinstance(scales, ir.ExternalTensor) else None
-    return TableFacts(
-        table.tensor, str(values.location), values.offset or 0, rows, columns, DTYPES[values.dtype], offset
-    )
 
 
 def _positions(rope: RopeSpec) -> PositionSpec:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from inference_pio.artifact.manifest import TableFacts
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.export.calibrating import row_reader
 from inference_pio.export.plan import ExportPlan
@@ -39,6 +40,23 @@ class Graphs:
         """The files with the weights of the decoder, whatever parts it has; a vision tower's are not among them."""
         towers = {part.weights_file for part in self.parts if part.role == "vision"}
         return [name for name in self.weights if name not in towers]
+
+    def table_facts(self) -> TableFacts | None:
+        """Where the token table lies, once the weights are written; None where the graphs look tokens up."""
+        if self.table is None:
+            return None
+        values, scales = self.table.values.const_value, self.table.scales and self.table.scales.const_value
+        assert isinstance(values, ir.ExternalTensor)  # written by now
+        rows, columns, *_ = values.shape.numpy()
+        return TableFacts(
+            tensor=self.table.tensor,
+            file=str(values.location),
+            offset=values.offset or 0,
+            rows=rows,
+            columns=columns,
+            dtype="float32" if scales is None else "int8",
+            scales_offset=scales.offset if isinstance(scales, ir.ExternalTensor) else None,
+        )
 
 
 def lowered_graphs(checkpoint: Checkpoint, plan: ExportPlan) -> tuple[Graphs, list[RewriteReport]]:

@@ -14,7 +14,8 @@ from inference_pio.artifact.writer import ArtifactWriter, refuse_existing
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import GateFailedError
 from inference_pio.export.calibrating import open_calibration
-from inference_pio.export.contents import build_report, copy_checkpoint_files, make_manifest
+from inference_pio.export.checkpoint_files import copy_checkpoint_files
+from inference_pio.export.contents import build_report, make_manifest
 from inference_pio.export.graphs import lowered_graphs
 from inference_pio.export.options import ExportOptions
 from inference_pio.export.plan import fit_resources, plan_export

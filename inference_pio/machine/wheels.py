@@ -61,6 +61,15 @@ def find_wheel(version: str) -> Wheel | None:
     return next((wheel for wheel in reversed(WHEELS) if wheel.version <= numbers(version)), None)
 
 
+def best_wheel(capability: str) -> Wheel | None:
+    """The newest with machine code for a GPU itself, else the newest that runs on it; None where none does."""
+    for wanted in (Support.NATIVE, Support.COMPATIBLE):
+        for wheel in reversed(WHEELS):
+            if wheel.support(capability) is wanted:
+                return wheel
+    return None
+
+
 def numbers(version: str) -> tuple[int, ...]:
     """The leading numbers of a version: (1, 20, 2) of "1.20.2", (9, 10) of "9.10rc1"."""
     match = re.match(r"\d+(?:\.\d+)*", version)

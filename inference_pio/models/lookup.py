@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from inference_pio.artifact.manifest import Manifest, read_manifest
+from inference_pio.artifact.manifest import Manifest
+from inference_pio.artifact.manifest_reader import read_manifest
 from inference_pio.errors import BadInputError
 from inference_pio.models.card import ModelCard
 

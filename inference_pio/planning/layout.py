@@ -50,11 +50,14 @@ class Layout:
 
 
 def lay_out(
-    spec: DecoderSpec, sizes: dict[Part, PartSize], case: Case, memory: Memory, cache: int, tokens: int
+    spec: DecoderSpec, sizes: dict[Part, PartSize], case: Case, memory: Memory, cache: int, angles: int, tokens: int
 ) -> Layout:
-    """Put every part in its place. A token of cache takes `cache` bytes; a CPU keeps memory for `tokens` of them."""
+    """Put every part in its place. A token takes `cache` bytes of cache, and `angles` of the table of rotary angles.
+
+    A CPU keeps memory for `tokens` of them.
+    """
     if memory.gpu is None:
-        return _on_cpu(spec, sizes, case, memory.host, cache, tokens)
+        return _on_cpu(spec, sizes, case, memory.host, cache, (cache + angles) * tokens)
     return _on_gpu(spec, sizes, case, memory.gpu, memory.host, cache)
 
 
@@ -84,8 +87,8 @@ def _on_gpu(spec: DecoderSpec, sizes: dict[Part, PartSize], case: Case, vram: in
     return found
 
 
-def _on_cpu(spec: DecoderSpec, sizes: dict[Part, PartSize], case: Case, ram: int, cache: int, tokens: int) -> Layout:
-    rules, needed = RULES[case.key], cache * tokens
+def _on_cpu(spec: DecoderSpec, sizes: dict[Part, PartSize], case: Case, ram: int, cache: int, needed: int) -> Layout:
+    rules = RULES[case.key]
     process = PROCESS_BYTES + _image_bytes(spec.vision)
     found = Layout(RAM, reserved=[("system", RAM, SYSTEM_BYTES), ("process", RAM, process)])
     budget = ram - SYSTEM_BYTES - process

@@ -29,7 +29,7 @@ from inference_pio.planning.rules import (
     SHORTEST_CONTEXT,
 )
 from inference_pio.planning.speed import Model
-from inference_pio.planning.weights import Part, PartSize, part_sizes, tensor_shapes
+from inference_pio.planning.weights import Part, PartSize, angle_bytes, part_sizes, tensor_shapes
 
 DEFAULT_RAM = 8_000_000_000
 CONTEXT_STEP = 256
@@ -120,11 +120,12 @@ class _Planner:
         elements = len(spec.cache_kinds) * spec.layers * spec.kv_heads * spec.head_dim
         per_token = elements * CACHE_ITEM_BYTES[kind]
         kept = self.options.context_length or min(MAPPED_CONTEXT, spec.context_length)
-        layout = lay_out(spec, self.sizes[case.recipe], case, memory, per_token, kept)
-        tokens = {k: max(0, layout.spare) // (elements * CACHE_ITEM_BYTES[k]) for k in self.caches(case)}
-        context, reason = self.context(case, layout, tokens[kind], per_token)
+        angles = angle_bytes(spec, case.recipe) if case.recipe.compute in RULES[case.key].stores_angles else 0
+        layout = lay_out(spec, self.sizes[case.recipe], case, memory, per_token, angles, kept)
+        tokens = {k: max(0, layout.spare) // (elements * CACHE_ITEM_BYTES[k] + angles) for k in self.caches(case)}
+        context, reason = self.context(case, layout, tokens[kind], per_token + angles)
         speeds = _speeds(Model(spec, tuple(layout.sites)), context) if not reason else NO_SPEEDS
-        cache = {"part": "cache", "place": layout.cache_place, "bytes": context * per_token}
+        growing = [("rotary angles", context * angles), ("cache", context * per_token)]
         return Plan(
             hardware=case.hardware.name,
             card=case.card.name,
@@ -136,7 +137,10 @@ class _Planner:
             fits=not reason,
             reason=reason,
             memory={"gpu": memory.gpu, "host": memory.host},
-            places=[*({"part": part, "place": place, "bytes": size} for part, place, size in layout.places), cache],
+            places=[
+                *({"part": part, "place": place, "bytes": size} for part, place, size in layout.places),
+                *({"part": part, "place": layout.cache_place, "bytes": size} for part, size in growing if size),
+            ],
             reserved=[{"for": what, "place": place, "bytes": size} for what, place, size in layout.reserved],
             context_length=context,
             kv_bytes_per_token=per_token,

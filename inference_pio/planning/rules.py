@@ -38,7 +38,7 @@ class Rules:
 
     `quantized_experts` is false where the device has no operator for experts stored as integers. `floats` and `blocks`
     name the rates of a `Card` that products of floating point, and of blocks of integers, reach; products of integers
-    reach `int8_tops`.
+    reach `int8_tops`. `stores_angles` names what a decoder computes in where the file has a table of rotary angles.
     """
 
     table_on_device: bool
@@ -47,6 +47,7 @@ class Rules:
     blocks: str
     caches: tuple[str, ...] = ("fp32", "fp16", "int8")
     quantized_experts: bool = True
+    stores_angles: tuple[str, ...] = ()
 
     def rate(self, card: Card, product: Product) -> float:
         """Operations per second."""
@@ -54,13 +55,15 @@ class Rules:
         return 1e12 * float(getattr(card, named) or card.fp32_tflops)
 
 
-CPU_RULES = Rules(True, True, "fp32_tflops", "int8_tops", ("fp32", "int8"))
+CPU_RULES = Rules(True, True, "fp32_tflops", "int8_tops", ("fp32", "int8"), stores_angles=("float32",))
 
 RULES = {
     "ort-cpu": CPU_RULES,
     "tensorrt/trt85": Rules(False, False, "fp32_tflops", "fp32_tflops"),
     "tensorrt/modern": Rules(False, False, "fp16_tflops", "fp16_tflops", ("fp16", "fp32", "int8")),
     "ort-cuda/sm61": Rules(True, True, "fp32_tflops", "fp32_tflops", ("fp32",), quantized_experts=False),
-    "ort-cuda/modern": Rules(True, True, "fp16_tflops", "fp16_tflops", ("fp16", "fp32")),
+    "ort-cuda/modern": Rules(
+        True, True, "fp16_tflops", "fp16_tflops", ("fp16", "fp32"), stores_angles=("float16", "bfloat16")
+    ),
 }
 """By `Target.key`. Experts that are not on the device are computed by the host's CPU."""

@@ -10,11 +10,12 @@ from types import ModuleType
 
 from inference_pio.calibration.recipes import Recipe
 from inference_pio.graphs.architectures import build_graphs
-from inference_pio.graphs.formats import FP32, Activations, WeightFormat
+from inference_pio.graphs.formats import Activations, WeightFormat
 from inference_pio.graphs.source import ShapeSource
 from inference_pio.graphs.spec import DecoderSpec
 
-SCALE_BYTES = 4
+FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+"""Of what a decoder computes in: its norms, biases and scales are stored so. A vision tower computes in float32."""
 
 
 class Part(Enum):
@@ -68,7 +69,7 @@ def part_sizes(shapes: dict[str, tuple[int, ...]], spec: DecoderSpec, recipe: Re
     table = spec.edge_tensors[0]
     for name, shape in shapes.items():
         if name == table:
-            size = _table_bytes(shape, recipe.format_of(name, spec))
+            size = _table_bytes(shape, recipe.format_of(name, spec), FLOAT_BYTES[recipe.compute])
             found[Part.TABLE] = PartSize(size, size / shape[0], recipe.format_of(name, spec).quantized)
             if spec.tied_embeddings:
                 _count(found.setdefault(Part.HEAD, PartSize()), name, shape, spec, recipe, 1.0)
@@ -94,28 +95,33 @@ def _count(size: PartSize, name: str, shape: tuple[int, ...], spec: DecoderSpec,
     else:
         block = chosen.block(width)
     operations = 2.0 * math.prod(shape) if len(shape) > 1 else 0.0
+    floats = 4 if _part(name, spec) is Part.VISION else FLOAT_BYTES[recipe.compute]
     size.quantized |= chosen.quantized
-    size.add(_stored_bytes(shape, chosen, block), share, Product.of(chosen), operations)
+    size.add(_stored_bytes(shape, chosen, block, floats), share, Product.of(chosen), operations)
 
 
-def _table_bytes(shape: tuple[int, ...], chosen: WeightFormat) -> int:
-    """A table in blocks whose rows no block size divides stays float32."""
+def _table_bytes(shape: tuple[int, ...], chosen: WeightFormat, floats: int) -> int:
+    """A table in blocks whose rows no block size divides stays in floats."""
     block = chosen.gather_block(shape[1]) or 0
-    in_blocks = chosen.quantized and not chosen.integer_product
-    return _stored_bytes(shape, FP32 if in_blocks and not block else chosen, block)
+    if chosen.quantized and not chosen.integer_product and not block:
+        return math.prod(shape) * floats
+    return _stored_bytes(shape, chosen, block, floats)
 
 
-def _stored_bytes(shape: tuple[int, ...], chosen: WeightFormat, block: int) -> int:
-    """Bytes of a tensor [rows, ...] in a format, with a scale per `block` elements of a row; vectors are float32."""
+def _stored_bytes(shape: tuple[int, ...], chosen: WeightFormat, block: int, floats: int) -> int:
+    """Bytes of a tensor [rows, ...] in a format, with a scale per `block` elements of a row.
+
+    Scales, and the elements of vectors, take `floats` bytes each.
+    """
     rows, width = shape[0], math.prod(shape[1:])
     if len(shape) == 1:
-        return rows * 4
+        return rows * floats
     if not chosen.quantized:
         return rows * width * chosen.bits // 8
     if chosen.integer_product:
-        return rows * (width + SCALE_BYTES)
+        return rows * (width + floats)
     blocks = -(-width // block)
-    return rows * blocks * (block * chosen.bits // 8 + SCALE_BYTES)
+    return rows * blocks * (block * chosen.bits // 8 + floats)
 
 
 def _part(name: str, spec: DecoderSpec) -> Part:
@@ -136,6 +142,15 @@ def _share(part: Part, name: str, spec: DecoderSpec) -> float:
         if ".merger" in name or "merger_list" in name:
             return 1 / spec.vision.merge_size**2
     return 1.0
+
+
+def angle_bytes(spec: DecoderSpec, recipe: Recipe) -> int:
+    """Bytes of one position in a stored table of rotary angles: cos and sin of half a head each.
+
+    There is none for latents, whose angles the graph computes, nor where a token has three positions.
+    """
+    stored = spec.mla is None and spec.rope.sections is None
+    return FLOAT_BYTES[recipe.compute] * spec.rope.dim if stored else 0
 
 
 def layer_contexts(spec: DecoderSpec, context: int) -> Iterator[int]:

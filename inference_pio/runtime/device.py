@@ -5,14 +5,10 @@ from __future__ import annotations
 from inference_pio.artifact.manifest import Manifest
 from inference_pio.errors import BadInputError
 from inference_pio.machine.gpus import find_gpus
+from inference_pio.machine.wheels import WHEELS, find_wheel
 from inference_pio.runtime.backends.cuda import CUDA, check_wheel, load_libraries
-from inference_pio.runtime.backends.device_memory import (
-    CudaMemory,
-    DeviceMemory,
-    HostMemory,
-    check_free,
-    load_cuda_runtime,
-)
+from inference_pio.runtime.backends.cuda_library import open_cuda
+from inference_pio.runtime.backends.device_memory import CudaMemory, DeviceMemory, HostMemory, check_free
 from inference_pio.runtime.backends.ort_session import import_onnxruntime
 
 CANDIDATES = "candidate_ids"
@@ -42,14 +38,15 @@ def choose_memory(manifest: Manifest, backend: str, device: str) -> DeviceMemory
             f"the artifact was exported for {manifest.target}: open it with device 'cpu', or export it with "
             "--target ort-cuda"
         )
-    memory = open_cuda(int(index or 0))
+    memory = open_gpu(int(index or 0))
     check_free(memory, manifest.memory.weight_bytes, "the weights")
     return memory
 
 
-def open_cuda(index: int) -> CudaMemory:
+def open_gpu(index: int) -> CudaMemory:
     """The memory of a GPU; raises BadInputError when the installed software cannot use it."""
     ort = import_onnxruntime()
     check_wheel(ort, find_gpus(), index)
     load_libraries()
-    return CudaMemory(index, load_cuda_runtime())
+    wheel = find_wheel(ort.__version__) or WHEELS[0]
+    return CudaMemory(open_cuda(wheel.cuda, index))

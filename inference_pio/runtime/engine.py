@@ -25,7 +25,7 @@ from inference_pio.runtime.config import EngineConfig, MapWeights, VerifyHashes
 from inference_pio.runtime.cpu import check_cpu_class, physical_cores
 from inference_pio.runtime.device import choose_memory
 from inference_pio.runtime.generation import CHUNK_TOKENS, decode, prefill
-from inference_pio.runtime.inputs import checked_ids, split_prompts, unpad
+from inference_pio.runtime.inputs import checked_ids, split_prompts
 from inference_pio.runtime.mapped.choice import mapped_graph
 from inference_pio.runtime.memory import MemoryBudget
 from inference_pio.runtime.prefix_cache import NullPrefixCache, PrefixCache, RadixPrefixCache
@@ -35,9 +35,9 @@ from inference_pio.runtime.result import Delta, Result, last_result
 from inference_pio.runtime.sampler import Sampler
 from inference_pio.runtime.sampling_params import SamplingParams
 from inference_pio.runtime.sequences import Sequences
+from inference_pio.runtime.teacher_forcing import TeacherForcing
 from inference_pio.runtime.tokenizer import Tokenizer
 from inference_pio.runtime.vision.input import VisionInput
-from inference_pio.runtime.vision.prompt import PromptImages
 
 PROCESS_BYTES = 150 << 20
 """Interpreter, libraries and activations, counted against `max_memory`."""
@@ -97,6 +97,7 @@ class Engine:
                 artifact, self.manifest.vision, self.tokenizer, threads, self._budget, config, memory
             )
         self._prompts = PromptReader(self.path, self.tokenizer, self.vision, self._vocab_size)
+        self._forcing = TeacherForcing(self._prompts, self._sequences, self._vocab_size, self.context_length)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], config: EngineConfig | None = None) -> Engine:
@@ -234,28 +235,15 @@ class Engine:
             return np.concatenate(list(self.stream_logits(token_ids, images)))
         if checked_images(images):
             raise BadInputError("images go with one row of token ids: leave the attention mask out")
-        lists = unpad(token_ids, attention_mask)
-        batch = np.zeros((*np.shape(token_ids), self._vocab_size), np.float32)
-        for row, ids in enumerate(lists):
-            for start, rows in zip(range(0, len(ids), CHUNK_TOKENS), self.stream_logits(ids), strict=True):
-                batch[row, start : start + len(rows)] = rows
-        return batch
+        return self._forcing.batch(token_ids, attention_mask)
 
     def answer_logits(self, messages: Sequence[Mapping[str, Any]], answer: Sequence[int]) -> np.ndarray:
         """Teacher-forced logits of an answer to a conversation: float32 [len(answer), vocabulary], row i of token i."""
-        ids, placed = self._prompts.conversation(messages)
-        whole = checked_ids([*ids, *answer[:-1]], self._vocab_size, self.context_length)
-        chunks = self._logit_chunks(np.asarray(whole, np.int64), placed)
-        starts = range(0, len(whole), CHUNK_TOKENS)
-        kept = [rows[max(len(ids) - 1 - start, 0) :].copy() for start, rows in zip(starts, chunks, strict=True)]
-        return np.concatenate(kept)
+        return self._forcing.answer(messages, answer)
 
     def stream_logits(self, token_ids: Any, images: Sequence[Any] = ()) -> Iterator[np.ndarray]:
         """As `logits` of one row of ids, a chunk of at most 128 positions at a time: float32 [chunk, vocabulary]."""
-        ids, placed = self._prompts.prompt(token_ids, images)
-        ids = checked_ids(ids, self._vocab_size, self.context_length)
-        self._sequences.check_open()
-        return self._logit_chunks(np.asarray(ids, np.int64), placed)
+        return self._forcing.row(token_ids, images)
 
     def close(self) -> None:
         """Release weights and caches; closing twice is fine, requests afterwards raise BadInputError.
@@ -305,14 +293,3 @@ class Engine:
                 yield delta
             run_seconds = sequence.run_seconds - run_before
         yield answer.finish(run_seconds)
-
-    def _logit_chunks(self, tokens: np.ndarray, images: PromptImages | None) -> Iterator[np.ndarray]:
-        with self._sequences.use() as sequence:
-            if images is not None:
-                sequence.place(*images.positions())
-            for start in range(0, len(tokens), CHUNK_TOKENS):
-                chunk = tokens[start : start + CHUNK_TOKENS]
-                with self._sequences.turn:
-                    features = None if images is None else images.chunk(start, start + len(chunk))
-                    rows = sequence.forward(chunk, len(chunk), features)
-                yield rows if len(chunk) > 1 else rows.copy()

@@ -7,9 +7,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from inference_pio.artifact.manifest import Manifest, read_manifest
+from inference_pio.artifact.manifest import Manifest
+from inference_pio.artifact.manifest_reader import read_manifest
 from inference_pio.calibration.examples import Example
 from inference_pio.checkpoint.checkpoint import Checkpoint
+from inference_pio.errors import BadInputError
 from inference_pio.runtime.vision.preprocess import Preprocessor
 from inference_pio.verify.examples import read_examples
 from inference_pio.verify.options import VerifyOptions
@@ -93,7 +95,11 @@ def _image_tokens(artifact: Path, example: Example) -> int:
 def _tower_bytes(checkpoint: Checkpoint, manifest: Manifest, tokens: int) -> int:
     """Patches of all images, their hidden states and features, and what comes between these."""
     assert manifest.vision is not None
-    tower, patches = checkpoint.config["vision_config"], tokens * manifest.vision.merge_size**2
+    tower, patches = checkpoint.config.get("vision_config"), tokens * manifest.vision.merge_size**2
+    if not isinstance(tower, dict):
+        raise BadInputError(
+            f"{checkpoint.path} has no vision tower and the artifact has one: give the checkpoint it came from"
+        )
     values = 3 * manifest.vision.temporal_patch_size * manifest.vision.patch_size**2
     features = 1 + len(tower["deepstack_visual_indexes"])
     return 4 * (patches * (2 * values + 4 * tower["hidden_size"]) + 3 * features * tokens * manifest.model.hidden_size)

@@ -16,7 +16,9 @@ from inference_pio.verify.metrics import Metrics
 
 UPPER_BOUNDS = ("kl_mean", "kl_p99", "kl_max", "perplexity_ratio", "max_logit_difference")
 LOWER_BOUNDS = ("top1_agreement", "top1_agreement_clear", "top5_agreement")
-_FORMAT = re.compile(r"[a-z]+[0-9]+")
+_QUALIFIER = re.compile(r"-(exact|block\d+)")
+"""What a weight format's name may hold besides the name of its gate."""
+_COARSEST_FIRST = ("int4", "w8a8-static", "w8a8", "int8", "bf16", "fp16", "fp32")
 
 
 @dataclass(frozen=True)
@@ -170,11 +172,11 @@ def gate_for_recipe(recipe: str, formats: Iterable[str] = ()) -> Gate:
     data = _data()
     if recipe in data["recipes"]:
         return load_gate(recipe)
-    names = {match[0] for match in map(_FORMAT.match, formats) if match}
-    coarsest = [name for name in ("int4", "int8", "bf16", "fp16", "fp32") if name in names]
-    if not coarsest:
+    names = {_QUALIFIER.sub("", form) for form in formats}
+    coarsest = next((name for name in _COARSEST_FIRST if name in names), None)
+    if coarsest is None:
         raise BadInputError(f"recipe '{recipe}' has no gate of its own: name one, or give a gate file")
-    return load_gate(coarsest[0])
+    return load_gate(coarsest)
 
 
 def baseline_limits() -> Mapping[str, float]:

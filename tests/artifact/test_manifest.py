@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from inference_pio.artifact.manifest import Accuracy, CacheSpec, Source, fingerprint, read_manifest
+from inference_pio.artifact.manifest import Accuracy, CacheSpec, Source, fingerprint
+from inference_pio.artifact.manifest_reader import read_manifest
 from inference_pio.errors import BadInputError
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

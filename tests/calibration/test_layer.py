@@ -9,7 +9,8 @@ from graph_cases import arrays_of, canonical, spec_with
 
 from inference_pio.calibration import layer as layer_module
 from inference_pio.calibration.layer import LayerResult, TapChoice, choose, choose_step, emit, folded
-from inference_pio.calibration.layer_graphs import LayerGraph, Runner, cut, feed_of
+from inference_pio.calibration.layer_graphs import LayerGraph, cut
+from inference_pio.calibration.layer_runs import Runner, feed_of
 from inference_pio.calibration.observers import Observer, ObserverKind
 from inference_pio.calibration.options import Switches
 from inference_pio.calibration.products import dequantized, relative_error, round_weight

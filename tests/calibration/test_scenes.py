@@ -17,7 +17,8 @@ from safetensors.numpy import load_file
 from inference_pio.calibration.collect import Collector
 from inference_pio.calibration.documents import read_documents
 from inference_pio.calibration.examples import pixel_digest
-from inference_pio.calibration.layer_graphs import Runner, cut
+from inference_pio.calibration.layer_graphs import cut
+from inference_pio.calibration.layer_runs import Runner
 from inference_pio.calibration.observers import ObserverKind
 from inference_pio.calibration.options import CalibrationOptions, Switches
 from inference_pio.calibration.pipeline import calibrate

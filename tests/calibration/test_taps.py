@@ -6,7 +6,8 @@ import pytest
 from graph_cases import arrays_of, canonical, spec_with
 
 from inference_pio.calibration.layer import TapChoice, folded
-from inference_pio.calibration.layer_graphs import LayerGraph, Runner, cut, feed_of
+from inference_pio.calibration.layer_graphs import LayerGraph, cut
+from inference_pio.calibration.layer_runs import Runner, feed_of
 from inference_pio.calibration.smoothing import Smoothing
 from inference_pio.calibration.taps import Tap, find_cache_taps, find_taps
 from inference_pio.graphs.spec import DecoderSpec

@@ -15,7 +15,7 @@ from inference_pio.errors import BadInputError
 from inference_pio.graphs.kv_scales import KvScales
 from inference_pio.graphs.rewrites.int8_cache import FEW_TOKENS
 from inference_pio.graphs.spec import DecoderSpec
-from inference_pio.runtime.backends import ort as ort_backend
+from inference_pio.runtime.backends import cache_buffers
 from inference_pio.runtime.backends.ort import OrtBackend
 from inference_pio.runtime.memory import MemoryBudget
 
@@ -192,8 +192,8 @@ def test_buffers_grow_and_keep_what_they_hold(backend, monkeypatch, slab_bytes):
     ids = np.random.default_rng(10).integers(0, 96, 50)
     whole = backend.sequence()
     expected = [whole.forward(ids[n : n + 1], keep=1).copy() for n in range(50)]
-    monkeypatch.setattr(ort_backend, "GROWTH", 8)
-    monkeypatch.setattr(ort_backend, "SLAB_BYTES", slab_bytes)
+    monkeypatch.setattr(cache_buffers, "GROWTH", 8)
+    monkeypatch.setattr(cache_buffers, "SLAB_BYTES", slab_bytes)
     growing = backend.sequence()
     assert all((growing.forward(ids[n : n + 1], keep=1) == expected[n]).all() for n in range(50))
     assert (growing.save(0, 50) == whole.save(0, 50)).all()

@@ -197,8 +197,9 @@ def test_a_vision_tower_has_its_place_and_time():
 def test_a_cpu_keeps_weights_in_memory_and_the_rest_on_the_drive():
     small = plan_of("qwen3-4b", hardware="i5-10210u", precision="int4")
     assert {entry["place"] for entry in small.places} == {"RAM"} and small.host is None
-    weights = sum(entry["bytes"] for entry in small.places if entry["part"] != "cache")
-    assert small.kv_tokens["fp32"] == (8_000_000_000 - (1536 + 300) * MIB - weights) // (288 * 1024)
+    weights = sum(entry["bytes"] for entry in small.places if entry["part"] not in ("rotary angles", "cache"))
+    assert small.kv_tokens["fp32"] == (8_000_000_000 - (1536 + 300) * MIB - weights) // (288 * 1024 + 512)
+    assert place_bytes(small, "RAM", "rotary angles") == 512 * small.context_length
     large = plan_of("qwen3-4b", hardware="i5-10210u", precision="fp32")
     assert large.fits and place_bytes(large, "NVMe", "layers") > 9e9
     assert large.kv_tokens["fp32"] == 4096

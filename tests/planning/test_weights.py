@@ -5,12 +5,14 @@ import math
 import pytest
 from random_shapes import published_config
 
-from inference_pio.calibration.recipes import RECIPES, find_recipe
+from inference_pio.calibration.recipes import RECIPES, SUPPORTED, find_recipe
 from inference_pio.checkpoint.checkpoint import read_config
 from inference_pio.export.options import ExportOptions
 from inference_pio.export.pipeline import export
 from inference_pio.graphs import architectures
-from inference_pio.planning.weights import Part, Product, layer_contexts, part_sizes, tensor_shapes
+from inference_pio.planning.plan import PlanOptions
+from inference_pio.planning.planner import make_plans
+from inference_pio.planning.weights import Part, Product, angle_bytes, layer_contexts, part_sizes, tensor_shapes
 from inference_pio.tiny import tiny_checkpoint
 
 
@@ -34,7 +36,7 @@ def test_parameters_of_published_models(shape, parameters):
     assert sum(math.prod(s) for s in tensor_shapes(architecture, spec).values()) == parameters
 
 
-@pytest.mark.parametrize("precision", [name for name, recipe in RECIPES.items() if not recipe.calibrated])
+@pytest.mark.parametrize("precision", [name for name in SUPPORTED["ort-cpu"] if not RECIPES[name].calibrated])
 @pytest.mark.parametrize("family", ["qwen3", "qwen3_moe", "glm4_moe_lite", "qwen3_vl"])
 def test_an_export_writes_as_many_bytes(tmp_path, family, precision):
     folder = tiny_checkpoint(family)
@@ -43,8 +45,32 @@ def test_an_export_writes_as_many_bytes(tmp_path, family, precision):
     written = sum(entry.size for name, entry in files.items() if name.endswith(".data"))
     planned = sum(size.stored for size in sizes.values())
     planned -= sizes[Part.TABLE].stored if spec.tied_embeddings else 0
-    rotary = 0 if spec.vision or spec.mla else 4 * spec.context_length * spec.head_dim
-    assert written == pytest.approx(planned + rotary, rel=0.02)
+    rotary = 0 if spec.vision or spec.mla else 4 * spec.head_dim
+    assert rotary == angle_bytes(spec, find_recipe(precision, "ort-cpu"))
+    assert written == pytest.approx(planned + rotary * spec.context_length, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("family", "hardware", "precision"),
+    [
+        ("qwen3", "sm75", "int8"),
+        ("qwen3", "sm75", "fp16"),
+        ("qwen3", "sm75", "fp32"),
+        ("qwen3_moe", "sm75", "int8"),
+        ("glm4_moe_lite", "sm75", "int4"),
+        ("qwen3_vl", "sm75", "int8"),
+        ("qwen3", "sm61", "int4"),
+    ],
+)
+def test_a_plan_for_a_gpu_has_as_many_bytes_as_its_export(tmp_path, family, hardware, precision):
+    folder = tiny_checkpoint(family)
+    options = ExportOptions(target="ort-cuda", hardware=hardware, precision=precision, context_length=1024)
+    files = export(folder, tmp_path / "out", options).manifest.files
+    written = sum(entry.size for name, entry in files.items() if name.endswith(".data"))
+    asked = PlanOptions(hardware, target="ort-cuda", precision=precision, context_length=1024)
+    plan = make_plans(read_config(folder), "tiny", asked)[0]
+    planned = sum(place["bytes"] for place in plan.places if place["part"] != "cache")
+    assert written == pytest.approx(planned, rel=0.01)
 
 
 def test_parts_of_experts():

@@ -201,6 +201,8 @@ def test_without_a_checkpoint(vision_artifact, data):
 def test_another_model(vision_artifact, tiny, data):
     with pytest.raises(BadInputError, match="not an export of this checkpoint"):
         verify(vision_artifact("fp32"), tiny, VerifyOptions(data=data))
+    with pytest.raises(BadInputError, match="has no vision tower"):
+        estimate(vision_artifact("fp32"), tiny, VerifyOptions(data=data))
 
 
 def test_costs(vision_artifact, vision_checkpoint, data):

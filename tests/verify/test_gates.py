@@ -111,7 +111,9 @@ def test_sixteen_bits_may_be_further_from_a_simulation_in_float32() -> None:
 
 def test_recipes_find_their_gate() -> None:
     assert gate_for_recipe("int8-calibrated").name == "int8"
-    assert gate_for_recipe("mine", ["fp32", "int8/32", "int4"]).name == "int4"
+    assert gate_for_recipe("mine", ["fp32", "int8-block32", "int4-exact-block16"]).name == "int4"
+    assert gate_for_recipe("mine", ["w8a8-static", "int8"]).name == "w8a8-static"
+    assert gate_for_recipe("mine", ["fp16", "w8a8", "int8"]).name == "w8a8"
     assert gate_for_recipe("mine", ["fp16"]).name == "fp16"
     with pytest.raises(BadInputError, match="mine"):
         gate_for_recipe("mine", ["ternary"])

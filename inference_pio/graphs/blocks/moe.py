@@ -13,16 +13,14 @@ import onnx
 import onnx_ir as ir
 
 from inference_pio.graphs.blocks.mlp import swiglu
-from inference_pio.graphs.builder import GraphBuilder
+from inference_pio.graphs.builder import OPSET, GraphBuilder
 from inference_pio.graphs.source import WeightSource
 from inference_pio.graphs.spec import DecoderSpec, Scoring
 
 DOMAIN = "inference_pio"
 
-_OPSET = 18
-"""The oldest with everything that is used here, so that targets of older opsets can keep the functions."""
-
-_FUNCTION = f'<domain: "{DOMAIN}", opset_import: ["" : {_OPSET}, "{DOMAIN}" : 1]>\n'
+_FUNCTION = f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}, "{DOMAIN}" : 1]>\n'
+"""The bodies use nothing newer than opset 18, so that targets of older opsets can keep the functions."""
 
 # Every expert computes the tokens whose weight for it is not zero.
 _EXPERTS = """

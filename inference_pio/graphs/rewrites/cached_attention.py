@@ -21,7 +21,14 @@ import onnx_ir as ir
 from inference_pio.graphs.builder import MICROSOFT, GraphBuilder
 from inference_pio.graphs.rewrites.group_query_attention import TABLES, mask_window, same_angles, table_input
 from inference_pio.graphs.rewrites.latent_attention import HIDDEN
-from inference_pio.graphs.rewrites.rewrite import LoweringContext, NoMatchError, attribute, producer, replace
+from inference_pio.graphs.rewrites.rewrite import (
+    LoweringContext,
+    NoMatchError,
+    attribute,
+    check_scores,
+    producer,
+    replace,
+)
 
 
 @dataclass(frozen=True)
@@ -54,10 +61,7 @@ def pattern(node: ir.Node) -> Match | None:
 
 def check(match: Match, context: LoweringContext) -> None:
     node = match.attention
-    if attribute(node, "is_causal", 0):
-        raise NoMatchError("the causal mask is not explicit")
-    if attribute(node, "softcap", 0.0):
-        raise NoMatchError("soft-capped scores")
+    check_scores(node)
     if attribute(node, "q_num_heads") % attribute(node, "kv_num_heads"):
         raise NoMatchError("query heads are not a multiple of key heads")
     if context.spec.rope.sections is not None and not _model_angles(match, context):

@@ -21,6 +21,7 @@ from inference_pio.graphs.rewrites.rewrite import (
     LoweringContext,
     NoMatchError,
     attribute,
+    check_scores,
     producer,
     replace,
 )
@@ -48,10 +49,7 @@ def pattern(node: ir.Node) -> Match | None:
 
 
 def check(match: Match, context: LoweringContext) -> None:
-    if attribute(match.attention, "is_causal", 0):
-        raise NoMatchError("the causal mask is not explicit")
-    if attribute(match.attention, "softcap", 0.0):
-        raise NoMatchError("soft-capped scores")
+    check_scores(match.attention)
     for rotation in match.rotations:
         if attribute(rotation, "interleaved", 0):
             raise NoMatchError("interleaved rotary pairs")

@@ -51,10 +51,7 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
         scale = static_scale(found, rows) if static else None
         product = _product if context.kernels.fused_products else _signed_product
         y = product(b, x, _weights(b, match, rows, found), scale)
-        if columns:
-            y = b.op("Add", [y, exact_product(b, match, found, columns)], name="outer")
-        if match.bias is not None:
-            y = b.op("Add", [y, match.bias], name="bias")
+        y = with_rest(b, match, y, found)
     replace(match.output, y)
     for node in reversed(match.nodes):
         graph.remove(node, safe=True)
@@ -109,7 +106,15 @@ def _mask(b: GraphBuilder, count: int, columns: tuple[int, ...]) -> ir.Value:
     return b.const(mask, np.float32)
 
 
-def exact_product(
+def with_rest(b: GraphBuilder, match: LinearMatch, y: ir.Value, found: list[CalibratedLinear]) -> ir.Value:
+    """`y` of the rounded columns with that of the exact ones and the bias."""
+    columns = found[0].exact_columns if found else ()
+    if columns:
+        y = b.op("Add", [y, _exact_product(b, match, found, columns)], name="outer")
+    return y if match.bias is None else b.op("Add", [y, match.bias], name="bias")
+
+
+def _exact_product(
     b: GraphBuilder, match: LinearMatch, found: list[CalibratedLinear], columns: tuple[int, ...]
 ) -> ir.Value:
     """The product of the exact columns with their float32 weights [E, N]."""

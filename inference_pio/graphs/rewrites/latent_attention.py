@@ -26,6 +26,7 @@ from inference_pio.graphs.rewrites.rewrite import (
     LoweringContext,
     NoMatchError,
     attribute,
+    check_scores,
     only_consumer,
     producer,
     replace,
@@ -74,10 +75,7 @@ def pattern(node: ir.Node) -> Match | None:
 
 
 def check(match: Match, context: LoweringContext) -> None:
-    if attribute(match.attention, "is_causal", 0):
-        raise NoMatchError("the causal mask is not explicit")
-    if attribute(match.attention, "softcap", 0.0):
-        raise NoMatchError("soft-capped scores")
+    check_scores(match.attention)
     if attribute(match.append, "axis") != 2 or len(match.append.inputs) != 2:
         raise NoMatchError("the cache does not grow along its tokens")
     if mask_window(match.attention.inputs[3]) is not None:

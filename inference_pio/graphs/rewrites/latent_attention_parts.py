@@ -10,7 +10,13 @@ import onnx_ir as ir
 from inference_pio.graphs.builder import GraphBuilder
 from inference_pio.graphs.rewrites.attention_parts import Rows, attend, biases, make_past, make_present
 from inference_pio.graphs.rewrites.group_query_attention import mask_window
-from inference_pio.graphs.rewrites.rewrite import LoweringContext, NoMatchError, attribute, producer, replace
+from inference_pio.graphs.rewrites.rewrite import (
+    LoweringContext,
+    attribute,
+    check_scores,
+    producer,
+    replace,
+)
 
 
 @dataclass(frozen=True)
@@ -31,10 +37,7 @@ def pattern(node: ir.Node) -> Match | None:
 
 
 def check(match: Match, context: LoweringContext) -> None:
-    if attribute(match.attention, "is_causal", 0):
-        raise NoMatchError("the causal mask is not explicit")
-    if attribute(match.attention, "softcap", 0.0):
-        raise NoMatchError("soft-capped scores")
+    check_scores(match.attention)
     mask_window(match.attention.inputs[3])
 
 

@@ -118,6 +118,14 @@ def only_consumer(value: ir.Value, op_type: str, domain: str = "") -> ir.Node | 
     return readers[0]
 
 
+def check_scores(attention: ir.Node) -> None:
+    """Raise NoMatchError for a canonical Attention whose mask is not all in its input, or whose scores are capped."""
+    if attribute(attention, "is_causal", 0):
+        raise NoMatchError("the causal mask is not explicit")
+    if attribute(attention, "softcap", 0.0):
+        raise NoMatchError("soft-capped scores")
+
+
 def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
     """The value of a node's attribute."""
     found = node.attributes.get(name)

@@ -16,7 +16,7 @@ from inference_pio.graphs.builder import GraphBuilder
 from inference_pio.graphs.calibrated import CalibratedLinear
 from inference_pio.graphs.formats import FP32, W8A8_STATIC
 from inference_pio.graphs.integers import IntegerColumns, calibrated_codes
-from inference_pio.graphs.rewrites.integer_kernels import exact_product, static_scale
+from inference_pio.graphs.rewrites.integer_kernels import static_scale, with_rest
 from inference_pio.graphs.rewrites.rewrite import LinearMatch, LoweringContext, NoMatchError, match_linear, replace
 from inference_pio.graphs.weights import Recipe, Rows, stored_rows
 
@@ -35,14 +35,10 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
     b = GraphBuilder(graph)
     rows = stored_rows(match.weight)
     found = context.calibrated_linears(rows)
-    columns = found[0].exact_columns if found else ()
     with b.before(match.nodes[0]), b.scope(str(match.nodes[0].name)):
         x = rounded(b, match.x, _step(context, rows, found))
         y = b.op("MatMul", [x, _weight(b, match, rows, found)], name="product")
-        if columns:
-            y = b.op("Add", [y, exact_product(b, match, found, columns)], name="outer")
-        if match.bias is not None:
-            y = b.op("Add", [y, match.bias], name="bias")
+        y = with_rest(b, match, y, found)
     replace(match.output, y)
     for node in reversed(match.nodes):
         graph.remove(node, safe=True)

@@ -118,5 +118,7 @@ class Target:
         kept = [value for value in model.graph.inputs if list(value.uses())]
         del model.graph.inputs[:]
         model.graph.inputs.extend(kept)
-        model.graph.opset_imports[""], model.ir_version = self.opset, self.ir_version
+        model.ir_version = self.ir_version
+        for part in (model.graph, *model.functions.values()):
+            part.opset_imports[""] = self.opset
         return reports

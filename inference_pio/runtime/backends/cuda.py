@@ -1,27 +1,22 @@
-"""ONNX Runtime on an NVIDIA GPU: is everything there that it needs, and with which options it runs.
-
-Which wheel has code for which card was read from the machine code in the published wheels (Linux, Python 3.11).
-"""
+"""ONNX Runtime on an NVIDIA GPU: is everything there that it needs, and with which options it runs."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from inference_pio.errors import BadInputError
 from inference_pio.machine.gpus import Gpu
+from inference_pio.machine.libraries import packaged
+from inference_pio.machine.wheels import Support, best_wheel, find_wheel
 
 CUDA = "cuda"
 CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
 
-OLDEST = (((1, 27), (7, 5)), ((1, 22), (6, 0)), ((1, 16), (5, 2)))
-"""(Version of onnxruntime-gpu, oldest compute capability that its wheels have code for), newest first."""
-LAST_FOR_PASCAL = "1.20.2"
-"""The last wheel with code for compute capability 6.1 itself; later ones run code for 6.0, without int8 products."""
+PASCAL = (1, 20, 2)
+"""The version of onnxruntime-gpu that the extra `cuda-sm61` brings."""
 
 LIBRARIES = ("cudart", "nvrtc", "cublasLt", "cublas", "cufft", "curand", "cudnn")
 """Libraries that the provider needs, in the order in which they need each other."""
@@ -40,14 +35,11 @@ def check_wheel(ort: Any, gpus: Sequence[Gpu], index: int) -> None:
     if not gpus:
         return  # the provider itself will say what is wrong
     gpu = gpus[index]
-    found, capability = _numbers(ort.__version__), _numbers(gpu.compute_capability)
-    oldest = next((oldest for version, oldest in OLDEST if found >= version), None)
-    if oldest is not None and capability < oldest:
-        extra = "cuda-sm61" if capability >= (6, 1) and capability < (7, 0) else "cuda"
-        pin = f"it brings {LAST_FOR_PASCAL}" if extra == "cuda-sm61" else "with onnxruntime-gpu<1.27"
+    installed = find_wheel(ort.__version__)
+    if installed is not None and installed.support(gpu.compute_capability) is Support.NONE:
         raise BadInputError(
             f"onnxruntime-gpu {ort.__version__} has no code for {gpu.name} (compute capability "
-            f"{gpu.compute_capability}): pip install 'inference-pio[{extra}]' ({pin})"
+            f"{gpu.compute_capability}): {_mend(gpu.compute_capability)}"
         )
 
 
@@ -71,15 +63,21 @@ def check_started(session: Any) -> None:
 
 
 def load_libraries() -> None:
-    """Load the CUDA libraries that pip installed, which the dynamic loader does not find by itself.
+    """Load the CUDA libraries that pip installed, before the provider looks for them.
 
     What is missing shows when the provider starts.
     """
-    found = [file for entry in sys.path for file in sorted(Path(entry).glob("nvidia/*/lib/lib*.so.*"))]
+    found = packaged("lib*.so.*")
     for file in (file for name in LIBRARIES for file in found if file.name.startswith(f"lib{name}")):
         with contextlib.suppress(OSError):
             ctypes.CDLL(str(file), mode=ctypes.RTLD_GLOBAL)
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
+def _mend(capability: str) -> str:
+    """What to do about a wheel without code for a GPU."""
+    best = best_wheel(capability)
+    if best is None:
+        return "no version has; choose device 'cpu'"
+    version = ".".join(map(str, best.version))
+    package = "inference-pio[cuda-sm61]" if best.version == PASCAL else f"onnxruntime-gpu=={version}"
+    return f"pip install '{package}' ({version} has)"

@@ -7,16 +7,15 @@ Functions and codes: https://docs.nvidia.com/cuda/cuda-runtime-api/. Those used 
 from __future__ import annotations
 
 import ctypes
-import sysconfig
 from ctypes import byref, c_char_p, c_int, c_size_t, c_ulonglong, c_void_p
-from pathlib import Path
 from typing import Any
 
 from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
+from inference_pio.machine.libraries import packaged
 
 VERSIONS = {11: "libcudart.so.11.0", 12: "libcudart.so.12", 13: "libcudart.so.13"}
-TO_DEVICE, TO_HOST, ON_DEVICE = 1, 2, 3
-"""Directions of a copy."""
+TO_DEVICE, TO_HOST, ON_DEVICE, BY_ADDRESS = 1, 2, 3, 4
+"""Directions of a copy; the last leaves it to the addresses."""
 _OUT_OF_MEMORY, _NO_DRIVER, _NO_DEVICE = 2, 35, 100
 _MAJOR, _MINOR = 75, 76
 _CAPTURE_THREAD_LOCAL = 1
@@ -33,6 +32,8 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cudaFreeHost": (c_void_p,),
     "cudaMemsetAsync": (c_void_p, c_int, c_size_t, c_void_p),
     "cudaMemcpyAsync": (c_void_p, c_void_p, c_size_t, c_int, c_void_p),
+    "cudaMemcpy2D": (c_void_p, c_size_t, c_void_p, c_size_t, c_size_t, c_size_t, c_int),
+    "cudaDeviceSynchronize": (),
     "cudaStreamCreate": (c_void_p,),
     "cudaStreamSynchronize": (c_void_p,),
     "cudaStreamDestroy": (c_void_p,),
@@ -115,6 +116,15 @@ class Cuda:
         """Copy bytes; a copy to the host is complete after `synchronize`."""
         self._check(self._runtime.cudaMemcpyAsync(target, source, size, direction, stream), "copying")
 
+    def copy_rows(self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, rows: int) -> None:
+        """Copy `rows` pieces of `width` bytes that lie `pitch` bytes apart, from and to the device or the host."""
+        copied = self._runtime.cudaMemcpy2D(target, target_pitch, source, source_pitch, width, rows, BY_ADDRESS)
+        self._check(copied, "copying rows")
+
+    def finish(self) -> None:
+        """Wait for everything on the device."""
+        self._check(self._runtime.cudaDeviceSynchronize(), "waiting for the GPU")
+
     def stream(self) -> int:
         """A new stream."""
         return self._made("cudaStreamCreate", "a stream")
@@ -184,9 +194,8 @@ def open_cuda(major: int, device: int = 0) -> Cuda:
 
 
 def _library(name: str) -> Any:
-    """A shared library from the system, or from NVIDIA's packages beside this one; None where there is none."""
-    packages = Path(sysconfig.get_path("purelib")) / "nvidia"
-    for place in (name, *(str(path) for path in sorted(packages.glob(f"*/lib/{name}")))):
+    """A shared library from the system, or from NVIDIA's packages; None where there is none."""
+    for place in (name, *map(str, packaged(name))):
         try:
             return ctypes.CDLL(place)
         except OSError:

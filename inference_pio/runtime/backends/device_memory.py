@@ -1,19 +1,17 @@
-"""Copies between buffers by address, on a GPU through the CUDA runtime that ONNX Runtime has loaded, or on the host.
+"""Copies between buffers by address, on a GPU or on the host.
 
 ONNX Runtime's Python interface moves whole tensors only; a cache is saved, restored and grown by rows.
-CUDA runtime API: https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__MEMORY.html
 """
 
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Protocol
+from typing import Protocol
 
-from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
+from inference_pio.errors import ResourceLimitError
+from inference_pio.runtime.backends.cuda_library import Cuda
 
-COPY_BY_ADDRESS = 4
-"""cudaMemcpyDefault: the addresses tell the direction."""
-RUNTIMES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so")
+DEFAULT_STREAM = 0
 
 
 class DeviceMemory(Protocol):
@@ -50,49 +48,29 @@ class HostMemory:
 
 
 class CudaMemory:
-    """Memory of a GPU. `library` is the loaded CUDA runtime."""
+    """Memory of a GPU."""
 
     kind = "cuda"
 
-    def __init__(self, index: int, library: Any) -> None:
-        self.index = index
-        self._library = library
-        self._call("cudaSetDevice", ctypes.c_int(index))
+    def __init__(self, cuda: Cuda) -> None:
+        self.index = cuda.device
+        self._cuda = cuda
 
     def free_bytes(self) -> int | None:
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        self._call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
-        return free.value
+        self._cuda.use()
+        return self._cuda.free_and_total()[0]
 
     def zero(self, address: int, size: int) -> None:
-        self._call("cudaMemset", ctypes.c_void_p(address), ctypes.c_int(0), ctypes.c_size_t(size))
-        self._call("cudaDeviceSynchronize")
+        self._cuda.use()
+        self._cuda.clear(address, size, DEFAULT_STREAM)
+        self._cuda.finish()
 
     def copy_rows(self, to: int, to_pitch: int, source: int, source_pitch: int, width: int, rows: int) -> None:
         if not width or not rows:
             return
-        sizes = [ctypes.c_size_t(size) for size in (to_pitch, source_pitch, width, rows)]
-        places = ctypes.c_void_p(to), ctypes.c_void_p(source)
-        self._call("cudaSetDevice", ctypes.c_int(self.index))  # the device is a setting of each thread
-        self._call("cudaMemcpy2D", places[0], sizes[0], places[1], *sizes[1:], ctypes.c_int(COPY_BY_ADDRESS))
-        self._call("cudaDeviceSynchronize")  # the session's stream does not wait for copies
-
-    def _call(self, name: str, *arguments: Any) -> None:
-        status = getattr(self._library, name)(*arguments)
-        if status:
-            raise InferencePioError(f"the CUDA runtime failed in {name} with status {status}: see doctor")
-
-
-def load_cuda_runtime() -> Any:
-    """The CUDA runtime library; raises BadInputError when it is not there."""
-    for name in RUNTIMES:
-        try:
-            return ctypes.CDLL(name)
-        except OSError:
-            continue
-    raise BadInputError(
-        f"the CUDA runtime ({RUNTIMES[0]} or older) cannot be loaded: pip install 'inference-pio[cuda]' brings it"
-    )
+        self._cuda.use()  # the device is a setting of each thread
+        self._cuda.copy_rows(to, to_pitch, source, source_pitch, width, rows)
+        self._cuda.finish()  # the session's stream does not wait for copies
 
 
 def check_free(memory: DeviceMemory, size: int, what: str) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from inference_pio.artifact.hashing import hash_file
 from inference_pio.artifact.jsonfile import json_bytes, read_json_object
 from inference_pio.artifact.manifest import FileHash, GraphFacts, Manifest
 from inference_pio.errors import BadInputError
+from inference_pio.runtime.derived_files import check_private, drop_old, folder_name, make_private
 
 KEPT = 3
 """Folders of engines that are kept, the most recently used ones."""
@@ -42,19 +41,16 @@ class EngineStore:
         """`facts` are those of `engine_facts`."""
         self.root = cache_dir / "engines"
         self.facts = dict(facts)
-        key = hashlib.sha256(json_bytes({**facts, "fingerprint": manifest.fingerprint})).hexdigest()
         self._fingerprint = manifest.fingerprint[:16]
-        self.folder = self.root / f"{self._fingerprint}-{key[:16]}"
+        self.folder = self.root / folder_name(manifest.fingerprint, facts)
 
     def create(self) -> None:
         """Make the folder; raises BadInputError when it cannot be made or others can write to it."""
+        make_private(self.root, self.folder)
         try:
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.folder.mkdir(mode=0o700, exist_ok=True)
             (self.folder / FACTS).write_bytes(json_bytes(self.facts))
         except OSError as error:
             raise BadInputError(f"{self.folder} cannot be written ({error.strerror}): choose another cache") from None
-        self._check_private()
 
     def file(self, graph: GraphFacts) -> Path:
         """Where the engine of a graph is, or would be."""
@@ -87,7 +83,7 @@ class EngineStore:
             raise BadInputError(
                 f"there is no engine of {graph.file} for {self._here()}{self._elsewhere()}: run inference-pio build"
             )
-        self._check_private()
+        check_private(self.root, self.folder)
         if hash_file(file) != FileHash(record.sha256, record.size):
             raise BadInputError(f"{file} has changed since it was built: run inference-pio build --force")
         return file, record
@@ -95,18 +91,7 @@ class EngineStore:
     def touch(self) -> None:
         """Count as used just now, and remove the engines that were used longest ago."""
         (self.folder / FACTS).touch()
-        made = [path.parent for path in self.root.glob(f"*/{FACTS}")]
-        made.sort(key=lambda folder: (folder / FACTS).stat().st_mtime, reverse=True)
-        for old in made[KEPT:]:
-            shutil.rmtree(old, ignore_errors=True)
-
-    def _check_private(self) -> None:
-        for folder in (self.root, self.folder):
-            status = folder.stat()
-            if status.st_uid != os.getuid() or status.st_mode & 0o022:
-                raise BadInputError(
-                    f"others can write to {folder}, and engines are code: remove it and run inference-pio build again"
-                )
+        drop_old(self.root, FACTS, KEPT)
 
     def _here(self) -> str:
         return f"{self.facts.get('gpu')} with TensorRT {self.facts.get('tensorrt')}"

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inference_pio.errors import BadInputError, InferencePioError
+from inference_pio.runtime.backends.cache_buffers import GROWTH, ITEMS, grown_capacity
 from inference_pio.runtime.backends.cuda import CUDA
 from inference_pio.runtime.backends.device_memory import DeviceMemory, check_free
-from inference_pio.runtime.backends.ort_session import GROWTH, KEEP_INPUT, first_line, ort_errors
+from inference_pio.runtime.backends.ort_session import KEEP_INPUT, first_line, ort_errors
 from inference_pio.runtime.backends.rotary_tables import RotaryTables
 from inference_pio.runtime.candidates import Candidates, Query
 from inference_pio.runtime.vision.features import ChunkImages
@@ -28,8 +29,6 @@ CANDIDATE_OUTPUTS = {
     "candidate_masses": np.float32,
     "seen_logits": np.float32,
 }
-ITEMS = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "int8": np.int8}
-"""Of a manifest's cache dtype, the numpy type in which rows are saved."""
 BFLOAT16 = 16
 """The standard's number of the type that numpy lacks."""
 
@@ -56,7 +55,7 @@ class DeviceSequence:
         """Make room for `tokens` in all; raises ResourceLimitError when budget or device have none."""
         if tokens <= self._capacity:
             return
-        capacity = -(-max(tokens, self._capacity + self._capacity // 4) // GROWTH) * GROWTH
+        capacity = grown_capacity(tokens, self._capacity)
         spec = self._backend.spec
         size, what = capacity * spec.bytes_per_token, f"a key/value cache of {capacity} tokens"
         check_free(self._memory, size, what)

@@ -13,8 +13,6 @@ from inference_pio.runtime.backends.device_memory import DeviceMemory
 from inference_pio.runtime.cpu import PRECISE_PRODUCTS, products_saturate
 
 KEEP_INPUT = "num_logits_to_keep"
-GROWTH = 256
-"""Cache capacity grows in steps of this many tokens, or a quarter of what is there."""
 
 
 def import_onnxruntime() -> Any:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from inference_pio.errors import BadInputError
+from inference_pio.machine.libraries import packaged
 
 LIBRARY = "libnvrtc.so.12"
 """Version 13 can no longer compile for sm_61."""
@@ -27,9 +26,8 @@ class Nvrtc:
     """The library, from the package nvidia-cuda-nvrtc-cu12 or the system; raises BadInputError without it."""
 
     def __init__(self) -> None:
-        packaged = (Path(entry) / "nvidia" / "cuda_nvrtc" / "lib" / LIBRARY for entry in sys.path)
         try:
-            self._library = ctypes.CDLL(str(next((path for path in packaged if path.is_file()), LIBRARY)))
+            self._library = ctypes.CDLL(str(next(iter(packaged(LIBRARY)), LIBRARY)))
         except OSError as error:
             raise BadInputError(
                 f"the CUDA kernels are compiled with NVRTC 12, which cannot be loaded ({error}): "

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import shutil
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from inference_pio.artifact.files import write_atomically
-from inference_pio.artifact.jsonfile import json_bytes
-from inference_pio.errors import BadInputError
+from inference_pio.runtime.derived_files import digest, drop_old, make_private
 from inference_pio.runtime.kernels.nvrtc import OPTIONS, Compiled, Nvrtc
 
 LOG = logging.getLogger("inference_pio")
@@ -17,7 +16,7 @@ FOLDER = Path(__file__).parent / "cuda"
 PROGRAMS = ("quantize", "gemv", "attention")
 HEADER = "common.cuh"
 KEPT = 4
-"""Compiled forms that are kept, the newest ones."""
+"""Compiled forms that are kept, the most recently used ones."""
 
 
 def read(name: str) -> str:
@@ -38,30 +37,21 @@ def images(capability: int, cache_dir: Path) -> dict[str, bytes]:
     nvrtc = Nvrtc()
     target = nvrtc.target(capability)
     texts = {name: read(name) for name in (HEADER, *(f"{program}.cu" for program in PROGRAMS))}
-    key = hashlib.sha256(json_bytes({**texts, "nvrtc": nvrtc.version, "options": " ".join(OPTIONS)})).hexdigest()[:16]
     root = cache_dir / "kernels"
-    folder = root / f"{target}-{key}"
+    folder = root / f"{target}-{digest({**texts, 'nvrtc': nvrtc.version, 'options': ' '.join(OPTIONS)})}"
+    make_private(root, folder)
     found = {}
     for program in PROGRAMS:
         path = folder / program
         if not path.is_file():
             LOG.info("compiling %s.cu for %s, once for this machine", program, target)
-            _keep(path, compile_program(nvrtc, program, target).image)
+            image = compile_program(nvrtc, program, target).image
+            write_atomically(path, partial(_write, image))
         found[program] = path.read_bytes()
-    _drop_old(root, folder)
+    (folder / PROGRAMS[0]).touch()  # for `drop_old`
+    drop_old(root, PROGRAMS[0], KEPT)
     return found
 
 
-def _keep(path: Path, image: bytes) -> None:
-    try:
-        path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise BadInputError(f"{path.parent} cannot be written ({error.strerror}): choose another cache") from None
-    write_atomically(path, lambda file: file.write(image))
-
-
-def _drop_old(root: Path, newest: Path) -> None:
-    made = sorted(root.iterdir(), key=lambda folder: (folder == newest, folder.stat().st_mtime), reverse=True)
-    for old in made[KEPT:]:
-        shutil.rmtree(old, ignore_errors=True)
+def _write(image: bytes, file: BinaryIO) -> None:
+    file.write(image)

@@ -17,6 +17,7 @@ from inference_pio.artifact.jsonfile import json_bytes
 from inference_pio.artifact.locking import FolderBusyError, FolderLock
 from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
 from inference_pio.runtime.cpu import cpu_flags
+from inference_pio.runtime.derived_files import drop_old, folder_name, make_private
 from inference_pio.runtime.mapped.prepack import SessionOptionsMaker, prepack
 
 LOG = logging.getLogger("inference_pio")
@@ -38,7 +39,7 @@ class MappedStore:
         folder = self._folder(fingerprint, facts)
         if not (folder / DONE).is_file():
             return None
-        (folder / DONE).touch()  # for `_drop_old`
+        (folder / DONE).touch()  # for `drop_old`
         return folder
 
     def make(
@@ -57,7 +58,7 @@ class MappedStore:
         folder, weights = self._folder(fingerprint, facts), files[1]
         partial = folder.with_name(f".{folder.name}.partial")
         try:
-            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._root)
             lock = FolderLock(partial)
         except FolderBusyError:
             raise BadInputError(f"another process is prepacking these weights in {partial}: wait for it") from None
@@ -84,22 +85,14 @@ class MappedStore:
             raise BadInputError(f"the weights of {files[0].parent} cannot be prepacked here: {error}") from error
         finally:
             lock.release()
-        self._drop_old(folder)
+        drop_old(self._root, DONE, KEPT)
         return folder
 
     def _report(self, done: int, total: int) -> None:
         LOG.info("prepacked %d of %d weights", done, total)
 
     def _folder(self, fingerprint: str, facts: Mapping[str, str]) -> Path:
-        key = hashlib.sha256(json_bytes({**facts, "fingerprint": fingerprint})).hexdigest()
-        return self._root / f"{fingerprint[:16]}-{key[:16]}"
-
-    def _drop_old(self, newest: Path) -> None:
-        """Remove all but the most recently used forms."""
-        made = [path.parent for path in self._root.glob(f"*/{DONE}")]
-        made.sort(key=lambda folder: (folder == newest, (folder / DONE).stat().st_mtime), reverse=True)
-        for old in made[KEPT:]:
-            shutil.rmtree(old, ignore_errors=True)
+        return self._root / folder_name(fingerprint, facts)
 
 
 def machine_facts(ort: Any, session_entries: Mapping[str, str]) -> dict[str, str]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from types import SimpleNamespace
 
+import fake_gpu
 import numpy as np
 import pytest
 
-from inference_pio.errors import BadInputError, InferencePioError
+from inference_pio.errors import BadInputError
 from inference_pio.machine.gpus import Gpu
-from inference_pio.runtime.backends import cuda
+from inference_pio.runtime import device
+from inference_pio.runtime.backends import cuda, cuda_library
 from inference_pio.runtime.backends.cuda import check_started, check_wheel, cuda_provider
-from inference_pio.runtime.backends.device_memory import CudaMemory, load_cuda_runtime
+from inference_pio.runtime.backends.cuda_library import Cuda
+from inference_pio.runtime.backends.device_memory import CudaMemory
 
 
 def wheel(version: str, *providers: str) -> SimpleNamespace:
@@ -25,22 +29,25 @@ def gpu(capability: str) -> Gpu:
 
 
 @pytest.mark.parametrize(
-    ("version", "capability"), [("1.20.2", "6.1"), ("1.26.0", "6.1"), ("1.31.1", "8.6"), ("1.31.1", "7.5")]
+    ("version", "capability"),
+    [("1.20.2", "6.1"), ("1.26.0", "6.1"), ("1.31.1", "8.6"), ("1.31.1", "7.5"), ("1.27.0", "10.3"), ("1.15.0", "8.6")],
 )
 def test_wheels_with_code_for_the_card(version, capability):
     check_wheel(wheel(version), [gpu(capability)], 0)
 
 
 @pytest.mark.parametrize(
-    ("version", "capability", "extra"),
+    ("version", "capability", "mend"),
     [
-        ("1.27.0", "6.1", "cuda-sm61"),
-        ("1.31.1", "7.0", "onnxruntime-gpu<1.27"),
-        ("1.22.0", "5.2", r"inference-pio\[cuda\]"),
+        ("1.27.0", "6.1", r"'inference-pio\[cuda-sm61\]' \(1.20.2 has\)"),
+        ("1.31.1", "7.0", "'onnxruntime-gpu==1.26.0'"),
+        ("1.22.0", "5.2", "cuda-sm61"),
+        ("1.31.1", "10.0", "'onnxruntime-gpu==1.27.0'"),
+        ("1.31.1", "3.5", "no version has; choose device 'cpu'"),
     ],
 )
-def test_wheels_without(version, capability, extra):
-    with pytest.raises(BadInputError, match=rf"onnxruntime-gpu {version} has no code for Card .*{extra}"):
+def test_wheels_without(version, capability, mend):
+    with pytest.raises(BadInputError, match=rf"onnxruntime-gpu {version} has no code for Card .*{mend}"):
         check_wheel(wheel(version), [gpu(capability)], 0)
 
 
@@ -63,56 +70,54 @@ def test_options_of_the_provider():
     assert name == cuda.CUDA_PROVIDER and (options["device_id"], options["use_tf32"]) == ("1", "0")
 
 
-class FakeRuntime:
-    """The CUDA runtime over host memory; notes the calls, and fails where it is told to."""
-
-    def __init__(self, broken: str = "") -> None:
-        self.calls: list[str] = []
-        self.broken = broken
-
-    def __getattr__(self, name: str):
-        def call(*arguments):
-            self.calls.append(name)
-            if name == self.broken:
-                return 2
-            if name == "cudaMemGetInfo":
-                arguments[0]._obj.value, arguments[1]._obj.value = 5 << 30, 6 << 30
-            if name == "cudaMemset":
-                ctypes.memset(arguments[0].value, arguments[1].value, arguments[2].value)
-            if name == "cudaMemcpy2D":
-                to, to_pitch, source, pitch, width, rows, kind = (argument.value for argument in arguments)
-                assert kind == 4
-                for row in range(rows):
-                    ctypes.memmove(to + row * to_pitch, source + row * pitch, width)
-            return 0
-
-        return call
+@pytest.fixture
+def runtime() -> fake_gpu.FakeRuntime:
+    return fake_gpu.FakeRuntime(memory=1 << 20, devices=2)
 
 
-def test_rows_are_copied_by_address():
-    library = FakeRuntime()
-    memory = CudaMemory(1, library)
-    source, to = np.arange(24, dtype=np.float32).reshape(2, 3, 4), np.ones((2, 5, 4), np.float32)
-    memory.zero(to.ctypes.data, to.nbytes)
-    memory.copy_rows(to.ctypes.data + 16, 80, source.ctypes.data + 16, 48, 32, 2)
-    assert np.array_equal(to[:, 1:3], source[:, 1:]) and not to[:, 3:].any() and not to[:, 0].any()
-    assert memory.free_bytes() == 5 << 30
-    assert library.calls[0] == "cudaSetDevice" and library.calls.count("cudaDeviceSynchronize") == 2
-    before = list(library.calls)
-    memory.copy_rows(0, 0, 0, 0, 0, 4)
-    assert library.calls == before
+@pytest.fixture
+def gpu_memory(runtime) -> CudaMemory:
+    return CudaMemory(Cuda(runtime, fake_gpu.FakeDriver(), 1))
 
 
-def test_a_failing_runtime_is_named():
-    memory = CudaMemory(0, FakeRuntime(broken="cudaMemset"))
-    with pytest.raises(InferencePioError, match="failed in cudaMemset with status 2"):
-        memory.zero(0, 4)
+def test_rows_are_copied_by_address(gpu_memory, runtime):
+    library = Cuda(runtime, fake_gpu.FakeDriver(), 1)
+    to, source = library.allocate(160, "a test"), library.allocate(96, "a test")
+    values = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    ctypes.memmove(source, values.ctypes.data, 96)
+    gpu_memory.zero(to, 160)
+    gpu_memory.copy_rows(to + 16, 80, source + 16, 48, 32, 2)
+    found = np.frombuffer(bytes(runtime.held[to].raw), np.float32).reshape(2, 5, 4)
+    assert np.array_equal(found[:, 1:3], values[:, 1:]) and not found[:, 3:].any() and not found[:, 0].any()
+    assert (gpu_memory.kind, gpu_memory.index, gpu_memory.free_bytes()) == ("cuda", 1, (1 << 20) - 256)
+    assert runtime.calls["cudaDeviceSynchronize"] == 2
+    before = dict(runtime.calls)
+    gpu_memory.copy_rows(0, 0, 0, 0, 0, 4)
+    assert runtime.calls == before
 
 
-def test_a_missing_runtime(monkeypatch):
-    def missing(name):
-        raise OSError(name)
+def test_the_device_is_that_of_the_calling_thread(gpu_memory, runtime):
+    taken = []
+    runtime.cudaSetDevice = fake_gpu.Function(lambda device: taken.append(device) or 0)
+    to = Cuda(runtime, fake_gpu.FakeDriver(), 1).allocate(8, "a test")
+    taken.clear()
+    gpu_memory.zero(to, 8)
+    gpu_memory.copy_rows(to, 4, to, 4, 4, 2)
+    gpu_memory.free_bytes()
+    assert taken == [1, 1, 1]
 
-    monkeypatch.setattr(ctypes, "CDLL", missing)
-    with pytest.raises(BadInputError, match=r"the CUDA runtime \(libcudart.so.13 or older\) cannot be loaded"):
-        load_cuda_runtime()
+
+@pytest.mark.parametrize(
+    ("version", "library"),
+    [("1.20.2", "libcudart.so.12"), ("1.31.1", "libcudart.so.13"), ("1.18.1", "libcudart.so.11.0")],
+)
+def test_the_cuda_runtime_is_the_one_that_the_wheel_uses(monkeypatch, runtime, version, library):
+    libraries = {library: runtime, "libcuda.so.1": fake_gpu.FakeDriver()}
+    monkeypatch.setattr(cuda_library, "_library", libraries.get)
+    monkeypatch.setattr(device, "import_onnxruntime", lambda: wheel(version))
+    monkeypatch.setattr(device, "find_gpus", lambda: [gpu("8.0"), gpu("8.0")])
+    monkeypatch.setattr(device, "load_libraries", lambda: None)
+    assert device.open_gpu(1).index == 1
+    del libraries[library]
+    with pytest.raises(BadInputError, match=f"{re.escape(library)} cannot be found"):
+        device.open_gpu(1)

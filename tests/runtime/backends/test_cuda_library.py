@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import fake_gpu
 import pytest
 
@@ -107,7 +109,7 @@ def test_libraries_beside_the_interpreter_are_found(monkeypatch, tmp_path):
         return "library"
 
     monkeypatch.setattr(cuda_library.ctypes, "CDLL", load)
-    monkeypatch.setattr(cuda_library.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
     assert cuda_library._library("libx.so") == "library"
     assert cuda_library._library("liby.so") is None
     assert opened == [str(place)]

@@ -17,8 +17,9 @@ from inference_pio.export.options import ExportOptions
 from inference_pio.export.pipeline import export
 from inference_pio.graphs.rewrites import latent_attention
 from inference_pio.runtime import Engine, EngineConfig, SamplingParams
-from inference_pio.runtime.backends import ort
-from inference_pio.runtime.backends.ort import GROWTH, OrtBackend
+from inference_pio.runtime.backends import cache_buffers
+from inference_pio.runtime.backends.cache_buffers import GROWTH
+from inference_pio.runtime.backends.ort import OrtBackend
 from inference_pio.runtime.memory import MemoryBudget
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -126,7 +127,7 @@ def test_a_hit_replays_bit_for_bit_in_buffers_of_another_size(backend):
 
 
 def test_buffers_grow_and_keep_what_they_hold(backend, expected, monkeypatch):
-    monkeypatch.setattr(ort, "GROWTH", 8)
+    monkeypatch.setattr(cache_buffers, "GROWTH", 8)
     sequence = backend.sequence()
     found = [sequence.forward(IDS[n : n + 1], keep=1)[0].copy() for n in range(40)]
     assert np.abs(np.array(found) - expected[:40]).max() < 1e-4

@@ -11,8 +11,9 @@ import pytest
 
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
-from inference_pio.runtime.backends import ort
-from inference_pio.runtime.backends.ort import GROWTH, OrtBackend, import_onnxruntime
+from inference_pio.runtime.backends import cache_buffers
+from inference_pio.runtime.backends.cache_buffers import GROWTH
+from inference_pio.runtime.backends.ort import OrtBackend, import_onnxruntime
 from inference_pio.runtime.memory import MemoryBudget
 
 IDS = np.random.default_rng(0).integers(0, 2000, 40)
@@ -59,7 +60,7 @@ def test_a_cleared_sequence_starts_again(backend, expected):
 
 
 def test_buffers_grow_and_keep_what_they_hold(backend, expected, monkeypatch):
-    monkeypatch.setattr(ort, "GROWTH", 8)
+    monkeypatch.setattr(cache_buffers, "GROWTH", 8)
     sequence, found = backend.sequence(), []
     for token in IDS:
         found.append(sequence.forward(np.array([token]), keep=1)[0].copy())

@@ -14,8 +14,9 @@ from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.export.options import ExportOptions
 from inference_pio.export.pipeline import export
 from inference_pio.runtime import Engine, EngineConfig, SamplingParams
+from inference_pio.runtime.backends.cache_buffers import GROWTH
 from inference_pio.runtime.backends.device_memory import HostMemory
-from inference_pio.runtime.backends.ort import GROWTH, OrtBackend
+from inference_pio.runtime.backends.ort import OrtBackend
 from inference_pio.runtime.candidates import Candidates, Query
 from inference_pio.runtime.memory import MemoryBudget
 

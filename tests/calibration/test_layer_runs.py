@@ -10,7 +10,8 @@ import torch
 from graph_cases import arrays_of, canonical, spec_with
 from shapes import SHAPES, write_shape
 
-from inference_pio.calibration.layer_graphs import Runner, cut, feed_of
+from inference_pio.calibration.layer_graphs import cut
+from inference_pio.calibration.layer_runs import Runner, feed_of
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.graphs.architectures import read_decoder
 from inference_pio.graphs.source import WeightSource
