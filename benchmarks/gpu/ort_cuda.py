@@ -32,7 +32,7 @@ from common import (
 )
 
 from inference_pio.errors import InferencePioError
-from inference_pio.runtime.device import open_cuda
+from inference_pio.runtime.device import open_gpu
 
 
 def exported(source: Path, work: Path, precision: str, hardware: str) -> Path:
@@ -74,7 +74,7 @@ def agreement(found: Any, expected: Any, gap: float) -> dict[str, float]:
 def check_gpu(device: str) -> None:
     """End the program with one sentence where the GPU cannot be used, before anything is made for it."""
     try:
-        open_cuda(int(device.partition(":")[2] or 0))
+        open_gpu(int(device.partition(":")[2] or 0))
     except InferencePioError as error:
         raise SystemExit(f"error: {error}, or try the script with --device cpu") from None
 

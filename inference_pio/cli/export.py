@@ -136,7 +136,7 @@ def check_backend(target: str, hardware: str, backend: str) -> None:
     """Raise BadInputError, before any work, for a backend that cannot verify an artifact while it is exported."""
     from inference_pio.graphs.targets import find_pair
     from inference_pio.runtime.backends.choose import backend_name
-    from inference_pio.runtime.device import open_cuda
+    from inference_pio.runtime.device import open_gpu
     from inference_pio.verify import VerifyOptions
 
     key = find_pair(target, hardware)[0].key
@@ -148,7 +148,7 @@ def check_backend(target: str, hardware: str, backend: str) -> None:
         )
     kind, _, index = asked.device.partition(":")
     if key.startswith("ort-cuda") and kind != "cpu":
-        open_cuda(int(index or 0))
+        open_gpu(int(index or 0))
 
 
 def locate(checkpoint: str) -> Path:
