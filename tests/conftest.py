@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from inference_pio.calibration.recipes import RECIPES
 from inference_pio.export.options import ExportOptions
 from inference_pio.export.pipeline import export
 from inference_pio.tiny import tiny_checkpoint
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # many tests import ONNX Runtime by themselves
 
 
 @pytest.fixture(scope="session")

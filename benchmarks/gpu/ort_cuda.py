@@ -31,6 +31,9 @@ from common import (
     work_folder,
 )
 
+from inference_pio.errors import InferencePioError
+from inference_pio.runtime.device import open_gpu
+
 
 def exported(source: Path, work: Path, precision: str, hardware: str) -> Path:
     """The artifact for a GPU, made once."""
@@ -68,6 +71,14 @@ def agreement(found: Any, expected: Any, gap: float) -> dict[str, float]:
     }
 
 
+def check_gpu(device: str) -> None:
+    """End the program with one sentence where the GPU cannot be used, before anything is made for it."""
+    try:
+        open_gpu(int(device.partition(":")[2] or 0))
+    except InferencePioError as error:
+        raise SystemExit(f"error: {error}, or try the script with --device cpu") from None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     common_options(parser)
@@ -81,6 +92,8 @@ def main() -> None:
     parser.add_argument("--gap", type=float, default=0.1, help="in logits; below it two tokens are a near tie")
     parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
+    if options.device != "cpu":
+        check_gpu(options.device)
     rows: list[dict[str, Any]] = []
     with work_folder(options.work) as work, tempfile.TemporaryDirectory() as cache_dir:
         source = checkpoint(options.checkpoint, options.layers, work)

@@ -15,6 +15,8 @@ MAX_JSON_BYTES = 64 << 20
 def read_json_object(path: Path) -> dict[str, Any]:
     """The object in a UTF-8 JSON file; raises BadInputError naming the file for anything else."""
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise BadInputError(f"{path} is no regular file: copy what it gives to one")
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise BadInputError(f"{path.name} has {size} bytes, more than any such file needs: it is damaged")

@@ -20,12 +20,14 @@ from inference_pio.cli.common import (
 
 @click.command("bench")
 @click.argument("artifact", type=FOLDER)
-@click.option("--prompt-tokens", type=click.IntRange(min=1), default=512, show_default=True)
-@click.option("--new-tokens", type=click.IntRange(min=2), default=64, show_default=True)
+@click.option(
+    "--prompt-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Length of the prompt."
+)
+@click.option("--new-tokens", type=click.IntRange(min=2), default=64, show_default=True, help="Tokens to generate.")
 @backend_option
 @DEVICE_OPTION
 @click.option("--threads", type=int, help="Threads; one per physical core by default.")
-@click.option("--repeat", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="Runs to take the median of.")
 @json_option
 def command(artifact: Path, json_out: str | None, device: str | None, **values: Any) -> None:
     """Measure ARTIFACT: medians over repeated runs of one prompt, without the prefix cache."""

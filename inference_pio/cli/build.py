@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from tqdm import tqdm
 
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.cli.common import FOLDER, SIZE, cache_dir, json_option, size_text, visible, write_json
+from inference_pio.errors import BadInputError
 
 if TYPE_CHECKING:
     from inference_pio.build.options import BuiltEngine
@@ -36,6 +38,15 @@ class BarProgress:
             self._bar.close()
 
 
+def check_alone() -> None:
+    """Raise BadInputError for options of building, which `--calibration-cache` does not do."""
+    context = click.get_current_context()
+    for name in ("max_context", "workspace", "device", "force"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = f"--{name.replace('_', '-')}"
+            raise BadInputError(f"{option} is for building, and --calibration-cache builds nothing: leave one out")
+
+
 @click.command("build")
 @click.argument("artifact", type=FOLDER)
 @click.option("--max-context", type=int, help="Longest sequence in tokens; the model's, at most 4096, by default.")
@@ -56,6 +67,7 @@ def command(artifact: Path, caches: Path | None, json_out: str | None, **values:
     """
     opened = Artifact.open(artifact)
     if caches is not None:
+        check_alone()
         from inference_pio.build.calibration_cache import write_calibration_caches
 
         written = write_calibration_caches(opened, caches)

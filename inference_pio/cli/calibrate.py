@@ -10,7 +10,8 @@ from inference_pio.calibration.observers import ObserverKind
 from inference_pio.calibration.options import CalibrationOptions, Switches
 from inference_pio.cli.calibration_options import CalibrationBar, calibration_options, step_names
 from inference_pio.cli.common import FOLDER, SIZE, json_option, visible, write_json
-from inference_pio.cli.export import locate
+from inference_pio.cli.export import HARDWARE_HELP, TARGET_HELP, locate
+from inference_pio.errors import BadInputError
 
 MENTIONED = 12
 """Experts without a token that are named; all of them stand in calibration.json."""
@@ -22,8 +23,13 @@ MENTIONED = 12
 @click.option(
     "--precision", default=CalibrationOptions.precision, show_default=True, help="The recipe, or a .json file."
 )
-@click.option("--target", default=CalibrationOptions.target, show_default=True, help="Where the artifacts will run.")
-@click.option("--hardware", default=CalibrationOptions.hardware, show_default=True, help="The class of machine.")
+@click.option(
+    "--target",
+    default=CalibrationOptions.target,
+    show_default=True,
+    help=TARGET_HELP,
+)
+@click.option("--hardware", default=CalibrationOptions.hardware, show_default=True, help=HARDWARE_HELP)
 @click.option(
     "--calibration", "text", default="default", show_default=True, metavar="FILE|default", help="The text to run."
 )
@@ -64,7 +70,13 @@ def command(
     The result is a folder for `export --calibration`. An interrupted run goes on when the same command is given again.
     """
     from inference_pio.calibration.pipeline import calibrate
+    from inference_pio.calibration.plan import is_static
+    from inference_pio.calibration.recipes import find_recipe
+    from inference_pio.graphs.targets import find_pair
 
+    recipe = find_recipe(precision, find_pair(target, hardware)[0].key)
+    if observer is not None and not is_static(recipe):
+        raise BadInputError(f"--observer is for static scales, and recipe {recipe.name} has none: leave it out")
     options = CalibrationOptions(
         precision=precision,
         target=target,

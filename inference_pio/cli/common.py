@@ -113,7 +113,7 @@ DEVICE_OPTION = click.option(
 
 def backend_option(function: F) -> F:
     """`--backend`."""
-    text = "What runs the artifact: what it was made for (auto), or chain for one of TensorRT on the CPU."
+    text = "ort, tensorrt, or chain (one for TensorRT, on the CPU); auto is what the artifact was made for."
     return click.option("--backend", default="auto", show_default=True, help=text)(function)
 
 

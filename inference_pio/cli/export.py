@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from tqdm import tqdm
 
 from inference_pio.cli.calibration_options import CalibrationBar, calibration_options, renamed
@@ -13,6 +14,9 @@ from inference_pio.cli.common import FILE, FOLDER, SIZE, backend_option, hub_cac
 from inference_pio.errors import BadInputError
 from inference_pio.export.options import ExportOptions
 from inference_pio.export.plan import Estimate
+
+TARGET_HELP = "What it is for: ort-cpu, ort-cuda or tensorrt."
+HARDWARE_HELP = "A class of machines (sm61) or one of its cards (gtx-1080); auto is the GPU here, or any CPU."
 
 
 class BarProgress:
@@ -43,20 +47,25 @@ class BarProgress:
 @click.command("export")
 @click.argument("checkpoint")
 @click.option("-o", "--output", "out", type=FOLDER, required=True, help="The artifact's folder; it must not exist.")
-@click.option("--target", default=ExportOptions.target, show_default=True, help="Where the artifact will run.")
-@click.option("--hardware", default=ExportOptions.hardware, show_default=True, help="The class of machine.")
+@click.option(
+    "--target",
+    default=ExportOptions.target,
+    show_default=True,
+    help=TARGET_HELP,
+)
+@click.option("--hardware", default=ExportOptions.hardware, show_default=True, help=HARDWARE_HELP)
 @click.option(
     "--precision",
     default=ExportOptions.precision,
     show_default=True,
-    help="A recipe: fp32, fp16, int8, int4, with --calibration also int8-calibrated, int4-calibrated, w8a8, "
-    "w8a8-static or auto; or a .json file.",
+    help="A recipe: fp32, fp16, bf16, int8, int4, int4-exact, with --calibration also int8-calibrated, "
+    "int4-calibrated, w8a8, w8a8-static or auto; or a .json file. A target takes some of them.",
 )
 @click.option(
     "--kv-cache",
     default=ExportOptions.kv_cache,
     show_default=True,
-    help="Storage of the key/value cache: int8 with --calibration, else that of activations.",
+    help="Storage of the key/value cache: auto is that of activations; int8 on ort-cpu, with --calibration.",
 )
 @click.option(
     "--calibration",
@@ -89,17 +98,19 @@ def command(checkpoint: str, out: Path, verify_it: bool, data: Path | None, back
     """
     from inference_pio.export.pipeline import export
 
+    check_steps(values["calibration"])
     options = ExportOptions(**renamed(values))
     source = locate(checkpoint)
     verifier = None
     if verify_it:
         from inference_pio.cli.verify import artifact_verifier
 
+        check_backend(options.target, options.hardware, backend)
         verifier = artifact_verifier(source, out, data, backend)
-    elif data is not None:
-        raise BadInputError("--data is for --verify: add it, or leave --data out")
-    elif backend != "auto":
-        raise BadInputError("--backend is for --verify: add it, or leave --backend out")
+    else:
+        given = {"--data": data is not None, "--backend": backend != "auto", "--keep-failed": options.keep_failed}
+        for name in (name for name, is_given in given.items() if is_given):
+            raise BadInputError(f"{name} is for --verify: add it, or leave {name} out")
     artifact = export(source, out, options, progress=BarProgress(), verifier=verifier)
     manifest = artifact.manifest
     total = sum(entry.size for entry in manifest.files.values())
@@ -108,6 +119,36 @@ def command(checkpoint: str, out: Path, verify_it: bool, data: Path | None, back
     if manifest.accuracy is not None:
         verdict = "passed" if manifest.accuracy.passed else "FAILED, kept as asked"
         click.echo(f"gate {manifest.accuracy.gate}: {verdict}")
+
+
+def check_steps(calibration: str | None) -> None:
+    """Raise BadInputError for options of a calibration where none is made."""
+    if calibration is not None and not Path(calibration).is_dir():
+        return
+    context = click.get_current_context()
+    for name in ("samples", "sample_length", "without"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = f"--{name.replace('_', '-')}"
+            raise BadInputError(f"{option} is for --calibration with a text: add one, or leave {option} out")
+
+
+def check_backend(target: str, hardware: str, backend: str) -> None:
+    """Raise BadInputError, before any work, for a backend that cannot verify an artifact while it is exported."""
+    from inference_pio.graphs.targets import find_pair
+    from inference_pio.runtime.backends.choose import backend_name
+    from inference_pio.runtime.device import open_gpu
+    from inference_pio.verify import VerifyOptions
+
+    key = find_pair(target, hardware)[0].key
+    asked = VerifyOptions(backend=backend).engine
+    if backend_name(key, asked.backend) == "tensorrt":
+        raise BadInputError(
+            "--verify needs --backend chain on target tensorrt, whose engines are built of a finished artifact: add "
+            "it, or run verify after build"
+        )
+    kind, _, index = asked.device.partition(":")
+    if key.startswith("ort-cuda") and kind != "cpu":
+        open_gpu(int(index or 0))
 
 
 def locate(checkpoint: str) -> Path:

@@ -17,6 +17,7 @@ from inference_pio.graphs.hardware import find_hardware, profiles
 from inference_pio.machine.cpu import cpu_name
 from inference_pio.machine.gpus import Gpu, find_gpus
 from inference_pio.machine.pci import loaded_driver, nvidia_devices
+from inference_pio.runtime.backends.ort_session import turn_telemetry_off
 from inference_pio.runtime.cpu import cpu_class, cpu_flags, physical_cores
 
 FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8")
@@ -78,6 +79,7 @@ def _gpu_problems(gpus: Sequence[Gpu]) -> list[str]:
 
 
 def _providers() -> tuple[list[str], str | None]:
+    turn_telemetry_off()
     try:
         import onnxruntime
     except ImportError as error:

@@ -14,6 +14,8 @@ from inference_pio.graphs.hardware.hardware import Card, Hardware
 from inference_pio.machine.cpu import cpu_name
 from inference_pio.machine.gpus import find_gpus
 
+LEAST, MOST = 1e-6, 1e9
+"""Of a card's figures, in their units: what lies outside is a mistake."""
 NUMBERS = ("memory_gib", "bandwidth_gb_s", "fp32_tflops", "fp16_tflops", "int8_tops")
 NEEDED = ("profile", "name", "bandwidth_gb_s", "fp32_tflops", "int8_tops")
 DEFAULT_HOST = "i5-10210u"
@@ -75,6 +77,8 @@ def _card(path: Path, profile: Hardware, values: dict[str, Any]) -> Card:
             raise BadInputError(f"{path}: {key} must be a number, not {value!r}")
         if value < 0 or (value == 0 and not optional):
             raise BadInputError(f"{path}: {key} is {value}, and must be more than 0")
+        if value > MOST or (not optional and value < LEAST):
+            raise BadInputError(f"{path}: {key} is {value}, which no card has: check its unit")
     name, title, display = values["name"], values.get("title", ""), values.get("display", True)
     if not isinstance(name, str) or not name or not isinstance(title, str) or not isinstance(display, bool):
         raise BadInputError(f"{path}: name and title must be text and display true or false")

@@ -18,13 +18,12 @@ CANDIDATES = "candidate_ids"
 
 
 def choose_memory(manifest: Manifest, config: EngineConfig) -> DeviceMemory | None:
-    """Where cache and logits live; None for a graph made for CPUs and for blocks, which have their own ways.
+    """Where cache and logits live; None for a graph made for CPUs, and for blocks, which have their own ways.
 
-    Raises BadInputError when the
-    artifact was made for another device, and for a GPU that the installed software cannot use; ResourceLimitError when
-    the weights do not fit there.
+    Raises BadInputError when the artifact was made for another device or backend, and for a GPU that the installed
+    software cannot use; ResourceLimitError when the weights do not fit there.
     """
-    if backend_name(manifest, config.backend) != "ort":
+    if backend_name(manifest.target_key, config.backend) != "ort":
         return None
     decoder = manifest.graph("decoder")
     resident = decoder is not None and any(output.name == CANDIDATES for output in decoder.outputs)

@@ -21,7 +21,7 @@ from inference_pio.errors import BadInputError
 from inference_pio.runtime.answer import Answer
 from inference_pio.runtime.backends.choose import open_backend
 from inference_pio.runtime.backends.device_memory import DeviceMemory
-from inference_pio.runtime.config import EngineConfig, VerifyHashes
+from inference_pio.runtime.config import EngineConfig, MapWeights, VerifyHashes
 from inference_pio.runtime.cpu import check_cpu_class, physical_cores
 from inference_pio.runtime.device import choose_memory
 from inference_pio.runtime.generation import CHUNK_TOKENS, decode, prefill
@@ -120,6 +120,8 @@ class Engine:
         cache_dir = config.cache
         stamps = StampCache(cache_dir) if config.verify_hashes is VerifyHashes.FIRST_OPEN else None
         memory = choose_memory(artifact.manifest, config)
+        if memory is not None and config.map_weights is MapWeights.ON:
+            raise BadInputError(f"{path} was exported for GPUs, and its weights are loaded: leave map_weights out")
         mapped = mapped_graph(artifact, config, cache_dir, stamps) if memory is None else None
         with ThreadPoolExecutor(max_workers=1) as pool:
             hashed = pool.submit(artifact.check_large_files, stamps)
@@ -243,9 +245,12 @@ class Engine:
         return self._forcing.row(token_ids, images)
 
     def close(self) -> None:
-        """Release weights and caches; closing twice is fine, requests afterwards raise BadInputError."""
+        """Release weights and caches; closing twice is fine, requests afterwards raise BadInputError.
+
+        So do requests that are running in other threads, at their next step.
+        """
         self._sequences.close()
-        with self._sequences.turn:
+        with self._sequences.lock:
             self.prefix_cache.clear()
         if self.vision is not None:
             self.vision.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import venv
@@ -32,6 +33,18 @@ def test_no_heavy_module_is_loaded(tiny_artifact):
         [sys.executable, "-c", GENERATE, str(tiny_artifact("int8"))], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("code", ["import inference_pio.cli.machine as m; m._providers()", GENERATE])
+def test_onnxruntime_sends_no_telemetry(tiny_artifact, tmp_path, code):
+    """It keeps an identifier and a queue of events in the user's cache, but for builds and tests by its own word."""
+    off = ("ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS", "CI", "GITHUB_ACTIONS")
+    environment = {name: value for name, value in os.environ.items() if name not in off}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", code, str(tiny_artifact("int8"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "Microsoft").exists()
 
 
 @pytest.mark.slow

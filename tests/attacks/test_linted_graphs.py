@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 from pathlib import Path
@@ -73,6 +74,13 @@ def test_damage_is_survived(seed, tmp_path):
                 json.dumps(lint(tmp_path / "x.onnx", find_dialect(dialect)).to_dict())
             except BadInputError as error:
                 assert "x.onnx" in str(error)
+
+
+def test_a_pipe_and_a_device_are_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.onnx")
+    for path in (tmp_path / "pipe.onnx", Path(os.devnull)):
+        with pytest.raises(BadInputError, match="is no regular file"):
+            lint(path, find_dialect("trt85"))
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

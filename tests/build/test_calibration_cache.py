@@ -42,3 +42,10 @@ def test_without_quantized_activations_there_is_no_cache(block_artifact, tmp_pat
     assert run(["build", str(block_artifact(precision)), "--calibration-cache", str(tmp_path / "caches")]) == 2
     assert "--precision w8a8-static" in capsys.readouterr().err
     assert not (tmp_path / "caches").exists()
+
+
+@pytest.mark.parametrize("options", [["--force"], ["--device", "0"], ["--max-context", "77"], ["--workspace", "1GB"]])
+def test_options_of_building_are_refused(block_artifact, tmp_path, capsys, options):
+    arguments = ["build", str(block_artifact("fp32")), "--calibration-cache", str(tmp_path / "out"), *options]
+    assert run(arguments) == 2 and f"{options[0]} is for building" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

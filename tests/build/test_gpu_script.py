@@ -7,6 +7,7 @@ import runpy
 from pathlib import Path
 
 import fake_gpu
+import pytest
 from engine_cases import run_here
 
 from inference_pio.build import pipeline
@@ -29,3 +30,11 @@ def test_it_builds_compares_and_times(monkeypatch, block_artifact, tmp_path, cap
 def test_without_a_gpu_it_says_so(block_artifact, capsys):
     assert runpy.run_path(str(SCRIPT))["main"]([str(block_artifact("fp32"))]) == 2
     assert "TensorRT cannot be imported" in capsys.readouterr().err
+
+
+def test_without_a_gpu_the_other_script_makes_nothing(monkeypatch, tmp_path):
+    script = SCRIPT.with_name("ort_cuda.py")
+    monkeypatch.setattr("sys.argv", [str(script), "qwen3-0.6b", "--hardware", "sm86", "--work", str(tmp_path / "work")])
+    with pytest.raises(SystemExit, match=r"error: .*, or try the script with --device cpu"):
+        runpy.run_path(str(script), run_name="__main__")
+    assert not (tmp_path / "work").exists()

@@ -111,7 +111,7 @@ def test_an_interrupted_build_goes_on(gpu, artifact, tmp_path):
 
 
 def test_an_artifact_for_another_target_is_refused(gpu, tiny_artifact, tmp_path):
-    with pytest.raises(BadInputError, match="export for tensorrt"):
+    with pytest.raises(BadInputError, match="was exported for ort-cpu: export it with --target tensorrt"):
         build_here(tiny_artifact("fp32"), tmp_path)
 
 

@@ -88,6 +88,7 @@ def test_refusals_have_their_exit_codes(capsys, checkpoint, tmp_path):
     assert_refused(run(capsys, *begin, "--precision", "w9a9"), "w9a9")
     assert_refused(run(capsys, *begin, "--target", "abacus"), "abacus")
     assert_refused(run(capsys, *begin, "--observer", "guess"), "guess")
+    assert_refused(run(capsys, *begin, "--precision", "w8a8", "--observer", "mse"), "recipe w8a8 has none")
     assert_refused(run(capsys, *begin, "--threads", 0), "--threads")
     assert_refused(run(capsys, "calibrate", tmp_path / "none", "-o", tmp_path / "out"), "none")
     assert not (tmp_path / "out").exists()

@@ -66,6 +66,28 @@ def test_unknown_verb_and_option(capsys):
     assert_refused(run(capsys, "inspect", "--chekc", "x"), "chekc")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--samples 3", "--samples is for --calibration with a text"),
+        ("--sample-length 64", "--sample-length is for --calibration with a text"),
+        ("--without smoothing", "--without is for --calibration with a text"),
+        ("--keep-failed", "--keep-failed is for --verify"),
+        ("--backend cpu", "--backend is for --verify"),
+        ("--data x.jsonl", "--data is for --verify"),
+        ("--verify --backend abacus", "backend 'abacus' is not known"),
+        ("--verify --backend chain", "backend chain does not run target ort-cpu"),
+        ("--verify --target tensorrt --hardware sm61 --precision fp32", "--verify needs --backend chain"),
+        ("--verify --target ort-cuda --hardware sm61 --precision fp32", "no CUDA provider"),
+        ("--verify --target ort-cuda --hardware sm61 --precision fp32 --backend chain", "chain does not run target"),
+    ],
+)
+def test_an_option_that_would_be_ignored_or_fail_late_is_refused(capsys, tiny, tmp_path, arguments, words):
+    code, out, err = run(capsys, "export", tiny, "-o", tmp_path / "out", *arguments.split())
+    assert_refused((code, out, err), words)
+    assert "peak memory" not in err and not (tmp_path / "out").exists()
+
+
 def test_export_generate_inspect(capsys, tiny, tmp_path):
     out = tmp_path / "artifact"
     code, text, err = run(capsys, "export", tiny, "-o", out, "--precision", "int4")

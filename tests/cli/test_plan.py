@@ -1,6 +1,7 @@
 """`plan` from the outside: exit codes, JSON, tables and refusals, with a config.json and nothing else."""
 
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -93,10 +94,13 @@ def test_the_command_is_one_that_runs(plan, tiny, tmp_path, monkeypatch, capsys)
         (["--hardware", "i5-10210u", "--kv-cache", "int2"], "--kv-cache int2 is not known"),
         (["--hardware", "i5-10210u", "--context-length", "0"], "--context-length 0 is outside 1 to 262144"),
         (["--hardware", "absent.json"], "absent.json does not exist"),
+        (["--hardware", "pipe.json"], "pipe.json is no regular file"),
     ],
     ids=" ".join,
 )
-def test_refusals(plan, arguments, words):
+def test_refusals(plan, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.json")
     code, out, err = plan(*arguments)
     assert code == 2 and out == "" and words in err and "Traceback" not in err
 

@@ -225,6 +225,17 @@ def test_closed_engine_refuses(int8):
         engine.logits([1])
 
 
+def test_an_engine_that_is_closed_while_it_answers(int8):
+    engine = Engine.open(int8)
+    answer = engine.stream(PROMPT, SamplingParams(max_new_tokens=50, ignore_eos=True))
+    logits = engine.stream_logits([1] * 300)
+    next(answer), next(logits)
+    engine.close()
+    for running in (answer, logits):
+        with pytest.raises(BadInputError, match="the engine is closed"):
+            list(running)
+
+
 def test_memory_limits(int8):
     with pytest.raises(ResourceLimitError, match="weights"):
         Engine.open(int8, EngineConfig(max_memory=1_000_000))

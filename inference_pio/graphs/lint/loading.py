@@ -33,6 +33,8 @@ def load(path: Path) -> Any:
     Raises BadInputError for what is no ONNX model, and for a file that protobuf cannot hold.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise BadInputError(f"{path} is no regular file: give a .onnx file or an artifact's folder")
         if path.stat().st_size >= PROTOBUF_LIMIT:
             raise BadInputError(f"{path} has 2 GB or more, which no parser reads: move the weights to external data")
         model = onnx.ModelProto()

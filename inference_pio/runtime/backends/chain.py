@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from inference_pio.artifact.manifest import GraphFacts, Manifest
+from inference_pio.artifact.manifest import GraphFacts, Manifest, PositionSpec
 from inference_pio.errors import BadInputError
 from inference_pio.runtime.backends.blocks import BUCKET, WRITE, BlockRunner, Step, writes_in_place
 from inference_pio.runtime.backends.rotary_tables import RotaryTables
@@ -24,6 +24,7 @@ from inference_pio.runtime.vision.features import ChunkImages
 
 HIDDEN = np.float32(-1e30)
 """What is added to the score of a row that a token must not see; finite, so that nothing becomes NaN."""
+EXPERTS_INPUT, EXPERTS_OUTPUT, PAST = "experts_input", "experts_output", "past_key_values."
 _BIAS = re.compile(r"(?:past|attention)_bias(?:\.(\d+))?")
 _DEEPSTACK = re.compile(r"deepstack_embeds\.(\d+)")
 
@@ -43,6 +44,7 @@ class ChainBackend:
         self.in_place = writes_in_place(self.blocks)
         self.table = TokenTable(folder, manifest)
         names = {value.name for graph in self.blocks for value in graph.inputs}
+        _check_positions(self.blocks, manifest.positions, folder)
         self.windows = [int(m[1]) if m[1] else None for name in sorted(names) if (m := _BIAS.fullmatch(name))]
         """Of the layers, without repetition; None sees everything before it."""
         self.addends = sorted(int(m[1]) for name in names if (m := _DEEPSTACK.fullmatch(name)))
@@ -90,7 +92,7 @@ class ChainSequence:
         for index in range(len(self._backend.blocks)):
             wanted = self._state.run_block(index)
             if wanted is not None:
-                (made,) = self._backend.experts[index].run(None, {"experts_input": wanted})
+                (made,) = self._backend.experts[index].run(None, {EXPERTS_INPUT: wanted})
                 self._state.put_experts(made)
         logits = self._state.run_head(keep)
         self.run_seconds += time.perf_counter() - started
@@ -142,6 +144,14 @@ class ChainSequence:
         return Step({"hidden_states": hidden_SC[None], **inputs}, start, bound)
 
 
+def _check_positions(blocks: list[GraphFacts], positions: PositionSpec, folder: Path) -> None:
+    """Raise BadInputError unless there are as many frequencies as the blocks rotate pairs of channels."""
+    count = len(positions.inverse_frequencies)
+    widths = {value.shape[-1] for graph in blocks for value in graph.inputs if value.name in ("cos", "sin")}
+    if widths - {count} or len(positions.streams) != count:
+        raise BadInputError(f"the rotary frequencies in {folder} do not fit its blocks: export the artifact again")
+
+
 def rounded_up(rows: int) -> int:
     """A number of cache rows that can be bound."""
     return -(-rows // BUCKET) * BUCKET
@@ -170,11 +180,17 @@ def whole_bias(length: int, count: int, bound: int, window: int | None) -> np.nd
 
 
 def block_graphs(manifest: Manifest, folder: Path) -> list[GraphFacts]:
-    """The blocks in their order; raises BadInputError unless they hold every layer once and its cache."""
-    blocks = [graph for graph in manifest.graphs if graph.role == "block"]
-    cache = manifest.cache
+    """The blocks in their order; raises BadInputError unless they hold every layer once and its cache.
+
+    One head comes behind them.
+    """
+    parts = [graph for graph in manifest.graphs if graph.role in ("block", "head")]
+    blocks, cache = parts[:-1], manifest.cache
     layers = [layer for graph in blocks for layer in graph.layers]
-    sound = layers == list(range(cache.layers)) and manifest.graph("head") is not None
+    sound = [graph.role for graph in parts] == ["block"] * len(blocks) + ["head"] and all(g.layers for g in blocks)
+    sound &= cache.dtype == "float32" and len(layers) == cache.layers and layers == list(range(len(layers)))
+    cached = [name for graph in blocks for name in _caches(graph)]
+    sound &= sorted(cached) == sorted(f"{layer}.{kind}" for layer in layers for kind in cache.kinds)
     rows = 2 if writes_in_place(blocks) else 1
     for graph in blocks:
         shapes = {value.name: value.shape for value in (*graph.inputs, *graph.outputs) if value.dtype == "float32"}
@@ -187,3 +203,27 @@ def block_graphs(manifest: Manifest, folder: Path) -> list[GraphFacts]:
     if not sound:
         raise BadInputError(f"the blocks in {folder} do not make up the model of its manifest: export it again")
     return blocks
+
+
+def expert_graphs(manifest: Manifest, blocks: list[GraphFacts], folder: Path) -> dict[int, GraphFacts]:
+    """Graphs of experts by the block that they follow; raises BadInputError unless each block that asks has its own."""
+    asking = {
+        block.layers[-1]: number
+        for number, block in enumerate(blocks)
+        if any(value.name == EXPERTS_INPUT for value in block.outputs)
+    }
+    graphs = [graph for graph in manifest.graphs if graph.role == "experts"]
+    names = [[value.name for value in (*graph.inputs, *graph.outputs)] for graph in graphs]
+    listed = sorted(layer for graph in graphs for layer in graph.layers)
+    if (
+        listed != sorted(asking)
+        or any(len(graph.layers) != 1 for graph in graphs)
+        or any(found != [EXPERTS_INPUT, EXPERTS_OUTPUT] for found in names)
+    ):
+        raise BadInputError(f"the experts in {folder} do not go with its blocks: export it again")
+    return {asking[graph.layers[0]]: graph for graph in graphs}
+
+
+def _caches(graph: GraphFacts) -> list[str]:
+    """The cache tensors of a block, as `layer.kind`."""
+    return [value.name.removeprefix(PAST) for value in graph.inputs if value.name.startswith(PAST)]

@@ -8,7 +8,7 @@ from typing import Any
 from inference_pio.artifact.manifest import Manifest
 from inference_pio.errors import BadInputError
 from inference_pio.runtime.backends.blocks import BlockRunner
-from inference_pio.runtime.backends.chain import ChainBackend, block_graphs
+from inference_pio.runtime.backends.chain import ChainBackend, block_graphs, expert_graphs
 from inference_pio.runtime.backends.chain_ort import OrtBlocks, open_part
 from inference_pio.runtime.backends.device_memory import DeviceMemory
 from inference_pio.runtime.backends.ort import OrtBackend
@@ -20,13 +20,13 @@ BACKENDS = {"tensorrt": ("tensorrt", "chain")}
 """Of a manifest's target, the backends that run it; the first is the one for `auto`. Others have `ort` alone."""
 
 
-def backend_name(manifest: Manifest, asked: str) -> str:
-    """The backend for an artifact; raises BadInputError for one that does not run its target."""
-    known = BACKENDS.get(manifest.target, ("ort",))
+def backend_name(target_key: str, asked: str) -> str:
+    """The backend for a target, named as `Manifest.target_key`; raises BadInputError for one that does not run it."""
+    known = BACKENDS.get(target_key.partition("/")[0], ("ort",))
     if asked == "auto":
         return known[0]
     if asked not in known:
-        raise BadInputError(f"backend {asked} does not run target {manifest.target_key}: use {' or '.join(known)}")
+        raise BadInputError(f"backend {asked} does not run target {target_key}: use {' or '.join(known)}")
     return asked
 
 
@@ -40,7 +40,7 @@ def open_backend(
     memory: DeviceMemory | None = None,
 ) -> Any:
     """The backend that `config` asks for, or that the artifact is for; raises BadInputError when it cannot be."""
-    name = backend_name(manifest, config.backend)
+    name = backend_name(manifest.target_key, config.backend)
     if name == "ort":
         return OrtBackend(folder, manifest, threads, budget, mapped, memory)
     if name == "tensorrt" and config.device == "cpu":
@@ -50,11 +50,8 @@ def open_backend(
             f"backend chain runs on the CPU, not on device {config.device}: use device auto, or backend tensorrt"
         )
     blocks = block_graphs(manifest, folder)
-    experts = {}
-    for graph in manifest.graphs:
-        if graph.role == "experts":
-            index = next(number for number, block in enumerate(blocks) if block.layers[-1] == graph.layers[0])
-            experts[index] = open_part(folder, graph, threads)
+    graphs = expert_graphs(manifest, blocks, folder)
+    experts = {index: open_part(folder, graph, threads) for index, graph in graphs.items()}
     runner: BlockRunner = (
         TensorRTBlocks(manifest, config.cache, config.gpu_number)
         if name == "tensorrt"

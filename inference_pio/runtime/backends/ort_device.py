@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inference_pio.errors import InferencePioError
+from inference_pio.errors import BadInputError, InferencePioError
 from inference_pio.runtime.backends.cache_buffers import GROWTH, ITEMS, grown_capacity
+from inference_pio.runtime.backends.cuda import CUDA
 from inference_pio.runtime.backends.device_memory import DeviceMemory, check_free
 from inference_pio.runtime.backends.ort_session import KEEP_INPUT, first_line, ort_errors
 from inference_pio.runtime.backends.rotary_tables import RotaryTables
@@ -157,6 +158,11 @@ class DeviceSequence:
         try:
             self._backend.session.run_with_iobinding(self._binding)
         except ort_errors(self._backend.ort) as error:
+            if self._memory.kind != CUDA and self.length == 0:
+                raise BadInputError(
+                    f"the CPU cannot run this artifact, which was made for a GPU: open it there, or export it for "
+                    f"ort-cpu ({first_line(error)})"
+                ) from None
             raise InferencePioError(f"ONNX Runtime failed at position {total}: {first_line(error)}") from None
         self.run_seconds += time.perf_counter() - started
         self.length = total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,11 @@ KEEP_INPUT = "num_logits_to_keep"
 
 
 def import_onnxruntime() -> Any:
-    """The onnxruntime module; raises BadInputError that names the extra to install."""
+    """The onnxruntime module; raises BadInputError that names the extra to install.
+
+    Its telemetry is turned off, unless something else has imported it before.
+    """
+    turn_telemetry_off()
     try:
         import onnxruntime
     except ImportError as error:
@@ -23,6 +28,15 @@ def import_onnxruntime() -> Any:
             f"ONNX Runtime cannot be imported ({error}): install it with pip install 'inference-pio[cpu]'"
         ) from None
     return onnxruntime
+
+
+def turn_telemetry_off() -> None:
+    """Ask ONNX Runtime to send nothing; to be called before it is imported.
+
+    Its wheels for Linux (those of 1.31 do) write an identifier into the user's cache and send events to Microsoft from
+    the import on; the module's own function comes too late for the first event (Privacy.md in the wheel).
+    """
+    os.putenv("ORT_DISABLE_TELEMETRY", "1")
 
 
 def session_entries(ort: Any) -> dict[str, str]:

@@ -89,3 +89,10 @@ def test_values_beyond_the_range():
     kept = recipe_of(narrowed(weight, ir.DataType.BFLOAT16)).evaluate()
     exact = np.frombuffer(kept, ir.DataType.BFLOAT16.numpy()).astype(np.float32).reshape(2, 2)
     assert np.allclose(exact, handmade.arrays["huge"], rtol=2**-8)
+
+
+def test_every_value_with_a_shape_has_a_type():
+    """Values without one cannot be written, and onnx_ir warns about each."""
+    model, _ = lowered(spec_with(), INT8, "modern", HALF)
+    outputs = [value for node in model.graph for value in node.outputs]
+    assert [value.name for value in outputs if value.shape is not None and value.type is None] == []

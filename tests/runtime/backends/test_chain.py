@@ -136,6 +136,12 @@ def test_a_backend_of_another_target_is_refused(path, asked):
         Engine.open(path, EngineConfig(backend=asked))
 
 
+def test_a_gpu_is_for_tensorrt(path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(BadInputError, match="TensorRT cannot be imported"):
+        Engine.open(path, EngineConfig(device="cuda:1"))
+
+
 def test_a_chain_needs_blocks(tiny_artifact):
     with pytest.raises(BadInputError, match="backend chain does not run target ort-cpu: use ort"):
         Engine.open(tiny_artifact("fp32"), CHAIN)
@@ -149,8 +155,8 @@ def test_weights_of_blocks_are_not_mapped(path):
 def broken(artifact: Artifact) -> dict[str, dict[str, object]]:
     """Changes of a manifest that make it lie."""
     manifest = artifact.manifest
-    graphs, table, cache = manifest.graphs, manifest.table, manifest.cache
-    assert table is not None
+    graphs, table, cache, positions = manifest.graphs, manifest.table, manifest.cache, manifest.positions
+    assert table is not None and positions is not None
     renamed = replace(graphs[0].inputs[0], name="other")
     return {
         "a layer too few": {"graphs": graphs[1:]},
@@ -164,10 +170,21 @@ def broken(artifact: Artifact) -> dict[str, dict[str, object]]:
         "a table of another size": {"table": replace(table, rows=table.rows - 1)},
         "scales without integers": {"table": replace(table, scales_offset=0)},
         "a table in no listed file": {"table": replace(table, file="manifest.json")},
+        "a thousand million layers": {"cache": replace(cache, layers=10**9)},
+        "a kind twice": {"cache": replace(cache, kinds=["key", "key"])},
+        "a kind too few": {"cache": replace(cache, kinds=["key"])},
+        "another cache type": {"cache": replace(cache, dtype="int8")},
+        "a block of no layers": {"graphs": [replace(graphs[0], layers=[]), *graphs]},
+        "the head first": {"graphs": [graphs[-1], *graphs[:-1]]},
+        "two heads": {"graphs": [*graphs, graphs[-1]]},
+        "experts that nobody asks": {"graphs": [*graphs, replace(graphs[-1], role="experts", layers=[0])]},
+        "experts of no layer": {"graphs": [*graphs, replace(graphs[-1], role="experts", layers=[])]},
+        "frequencies of another head": {"positions": replace(positions, inverse_frequencies=[1.0], streams=[0])},
+        "streams too few": {"positions": replace(positions, streams=[0])},
     }
 
 
-@pytest.mark.parametrize("change", range(11))
+@pytest.mark.parametrize("change", range(22))
 def test_manifests_that_lie_are_refused(artifact, change):
     name, changes = list(broken(artifact).items())[change]
     with pytest.raises(BadInputError):

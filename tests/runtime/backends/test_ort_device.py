@@ -109,6 +109,21 @@ def test_a_graph_without_candidates(tiny_artifact: Callable[[str], Path]) -> Non
         Engine.open(plain.path, replace(CPU, device="cuda"))
 
 
+def test_operators_that_the_cpu_lacks(tiny: Path, tmp_path: Path) -> None:
+    options = ExportOptions(target="ort-cuda", hardware="sm86", precision="fp16", layers=1, threads=1)
+    words = "the CPU cannot run this artifact, which was made for a GPU"
+    with (
+        Engine.open(export(tiny, tmp_path / "half", options).path, CPU) as engine,
+        pytest.raises(BadInputError, match=words),
+    ):
+        engine.generate("import")
+
+
+def test_weights_are_not_mapped(artifact: Artifact) -> None:
+    with pytest.raises(BadInputError, match="leave map_weights out"):
+        Engine.open(artifact.path, replace(CPU, map_weights="on"))
+
+
 def test_a_gpu_is_asked_for_where_there_is_none(artifact: Artifact) -> None:
     with pytest.raises(BadInputError, match=r"no CUDA provider: pip uninstall onnxruntime, then pip install"):
         Engine.open(artifact.path)
