@@ -105,9 +105,9 @@ class GraphBuilder:
         self._functions |= {function.identifier(): function for function in functions}
 
     def model(self) -> ir.Model:
-        """The graph and its functions as a model."""
+        """The graph and copies of its functions as a model: what a lowering does to them stays with it."""
         facts = {"ir_version": IR_VERSION, "producer_name": "inference-pio", "producer_version": __version__}
-        return ir.Model(self.graph, functions=list(self._functions.values()), **facts)
+        return ir.Model(self.graph, functions=[function.clone() for function in self._functions.values()], **facts)
 
     def weight(self, name: str, rows: Rows) -> ir.Value:
         """An initializer that holds checkpoint rows as float32."""

@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 import pytest
+from expert_cases import arrays_of, build, experts_spec
 
 from inference_pio.errors import BadInputError
+from inference_pio.graphs.builder import OPSET
 from inference_pio.graphs.targets import find_pair, find_target, ort_cpu, supported
 
 
@@ -48,3 +50,13 @@ def test_dialects(two_dialects):
 def test_a_pair_that_does_not_fit():
     with pytest.raises(BadInputError, match="target ort-cpu does not run on sm61"):
         find_pair("ort-cpu", "sm61")
+
+
+def test_lowering_for_one_target_leaves_the_functions_of_another_model():
+    spec = experts_spec()
+    first, second = build(spec, arrays_of(spec)), build(spec, arrays_of(spec))
+    assert first.functions
+    for part in first.functions.values():
+        part.opset_imports[""] = 17
+    assert {function.opset_imports[""] for function in second.functions.values()} == {OPSET}
+    assert {function.opset_imports[""] for function in build(spec, arrays_of(spec)).functions.values()} == {OPSET}
