@@ -10,11 +10,9 @@ from inference_pio.runtime.backends.choose import backend_name
 from inference_pio.runtime.backends.cuda import CUDA, check_wheel, load_libraries
 from inference_pio.runtime.backends.cuda_library import open_cuda
 from inference_pio.runtime.backends.device_memory import CudaMemory, DeviceMemory, HostMemory, check_free
+from inference_pio.runtime.backends.ort_device import CANDIDATES
 from inference_pio.runtime.backends.ort_session import import_onnxruntime
 from inference_pio.runtime.config import EngineConfig
-
-CANDIDATES = "candidate_ids"
-"""The output by which a graph is known that leaves its logits on a device."""
 
 
 def choose_memory(manifest: Manifest, config: EngineConfig) -> DeviceMemory | None:

@@ -10,6 +10,9 @@ import numpy as np
 
 from inference_pio.artifact.manifest import GraphFacts
 
+EXPERTS_INPUT, EXPERTS_OUTPUT = "experts_input", "experts_output"
+PAST, PRESENT = "past_key_values.", "present."
+"""What the names of caches begin with, as inputs and as outputs."""
 WRITE = "write_indices"
 """The input of blocks that write their caches in place."""
 BUCKET = 256

@@ -15,7 +15,16 @@ import numpy as np
 
 from inference_pio.artifact.manifest import GraphFacts, Manifest, PositionSpec
 from inference_pio.errors import BadInputError
-from inference_pio.runtime.backends.blocks import BUCKET, WRITE, BlockRunner, Step, writes_in_place
+from inference_pio.runtime.backends.blocks import (
+    BUCKET,
+    EXPERTS_INPUT,
+    EXPERTS_OUTPUT,
+    PAST,
+    WRITE,
+    BlockRunner,
+    Step,
+    writes_in_place,
+)
 from inference_pio.runtime.backends.rotary_tables import RotaryTables
 from inference_pio.runtime.backends.token_table import TokenTable
 from inference_pio.runtime.candidates import Query
@@ -24,21 +33,26 @@ from inference_pio.runtime.vision.features import ChunkImages
 
 HIDDEN = np.float32(-1e30)
 """What is added to the score of a row that a token must not see; finite, so that nothing becomes NaN."""
-EXPERTS_INPUT, EXPERTS_OUTPUT, PAST = "experts_input", "experts_output", "past_key_values."
 _BIAS = re.compile(r"(?:past|attention)_bias(?:\.(\d+))?")
 _DEEPSTACK = re.compile(r"deepstack_embeds\.(\d+)")
 
 
 class ChainBackend:
-    """An artifact cut into blocks, on the device of `runner`; `experts` are sessions by the block that they follow."""
+    """An artifact cut into `blocks`, on the device of `runner`; `experts` are sessions by the block they follow."""
 
     def __init__(
-        self, folder: Path, manifest: Manifest, runner: BlockRunner, experts: dict[int, Any], budget: MemoryBudget
+        self,
+        folder: Path,
+        manifest: Manifest,
+        blocks: list[GraphFacts],
+        runner: BlockRunner,
+        experts: dict[int, Any],
+        budget: MemoryBudget,
     ) -> None:
-        """Raises BadInputError for a manifest whose blocks do not make up the model."""
+        """`blocks` are those of `block_graphs`; raises BadInputError for positions or a table that do not fit them."""
         if manifest.positions is None:
             raise BadInputError(f"the manifest in {folder} has no rotary frequencies: export the artifact again")
-        self.blocks = block_graphs(manifest, folder)
+        self.blocks = blocks
         self.manifest, self.positions = manifest, manifest.positions
         self.runner, self.experts, self.budget = runner, experts, budget
         self.in_place = writes_in_place(self.blocks)

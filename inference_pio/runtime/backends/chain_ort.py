@@ -10,7 +10,7 @@ import numpy as np
 
 from inference_pio.artifact.manifest import CacheSpec, GraphFacts, Manifest
 from inference_pio.errors import BadInputError, InferencePioError
-from inference_pio.runtime.backends.blocks import Step, writes_in_place
+from inference_pio.runtime.backends.blocks import EXPERTS_INPUT, EXPERTS_OUTPUT, PAST, PRESENT, Step, writes_in_place
 from inference_pio.runtime.backends.ort_session import (
     check_version,
     first_line,
@@ -73,17 +73,17 @@ class OrtBlockState:
         assert step is not None
         found = self._run(index, self._inputs)
         for name, rows in found.items():
-            cache = name.removeprefix("present.")
+            cache = name.removeprefix(PRESENT)
             if cache != name and self._blocks.in_place:
                 self._caches[cache] = rows
             elif cache != name:
                 self._caches[cache][:, step.length : step.length + step.count] = rows
-        self._inputs.pop("experts_output", None)
+        self._inputs.pop(EXPERTS_OUTPUT, None)
         self._inputs["hidden_states"] = found["next_hidden_states"]
-        return found.get("experts_input")
+        return found.get(EXPERTS_INPUT)
 
     def put_experts(self, output: np.ndarray) -> None:
-        self._inputs["experts_output"] = output
+        self._inputs[EXPERTS_OUTPUT] = output
 
     def run_head(self, keep: int) -> np.ndarray:
         read = {value.name for value in self._blocks.graphs[-1].inputs}
@@ -111,10 +111,10 @@ class OrtBlockState:
             raise InferencePioError(f"ONNX Runtime failed in {graph.file}: {first_line(error)}") from None
 
     def _input(self, name: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        if not name.startswith("past_key_values."):
+        if not name.startswith(PAST):
             return inputs[name]
         assert self._step is not None
-        cache = self._caches[name.removeprefix("past_key_values.")]
+        cache = self._caches[name.removeprefix(PAST)]
         return cache if self._blocks.in_place else cache[:, : self._step.bound]
 
     def _empty(self, capacity: int) -> np.ndarray:

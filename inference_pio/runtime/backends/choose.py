@@ -57,4 +57,4 @@ def open_backend(
         if name == "tensorrt"
         else OrtBlocks(folder, manifest, threads)
     )
-    return ChainBackend(folder, manifest, runner, experts, budget)
+    return ChainBackend(folder, manifest, blocks, runner, experts, budget)

@@ -6,9 +6,8 @@ import numpy as np
 
 from inference_pio.artifact.manifest import CACHE_ITEM_BYTES, CacheSpec
 from inference_pio.errors import ResourceLimitError
+from inference_pio.runtime.backends.blocks import PAST
 from inference_pio.runtime.backends.cuda_library import ON_DEVICE, TO_DEVICE, TO_HOST, Cuda
-
-CACHE = "past_key_values."
 
 
 class DeviceBuffers:
@@ -60,7 +59,7 @@ class DeviceCaches:
         self._planes = spec.kv_heads if in_place else 1
         self._row = spec.kv_heads // self._planes * spec.head_dim * CACHE_ITEM_BYTES[spec.dtype]
         """Bytes of a row in one plane."""
-        self._names = [f"{CACHE}{layer}.{kind}" for layer in range(spec.layers) for kind in spec.kinds]
+        self._names = [f"{PAST}{layer}.{kind}" for layer in range(spec.layers) for kind in spec.kinds]
         self._capacity = 0
 
     @property

@@ -11,7 +11,7 @@ from inference_pio.artifact.manifest import CacheSpec, Manifest
 from inference_pio.errors import BadInputError
 from inference_pio.runtime.backends.cache_buffers import GROWTH
 from inference_pio.runtime.backends.device_memory import DeviceMemory
-from inference_pio.runtime.backends.ort_device import CANDIDATE_OUTPUTS, SEEN, TEMPERATURES, DeviceSequence
+from inference_pio.runtime.backends.ort_device import CANDIDATE_OUTPUTS, CANDIDATES, SEEN, TEMPERATURES, DeviceSequence
 from inference_pio.runtime.backends.ort_sequence import OrtSequence
 from inference_pio.runtime.backends.ort_session import (
     KEEP_INPUT,
@@ -65,7 +65,7 @@ class OrtBackend:
         """Whether the cache's tokens come in blocks, [blocks, 256, heads, head_dim]; one head has the same memory."""
         _check_graph(self.session, manifest, folder, candidates=memory is not None, paged=self.paged)
         shapes = {value.name: value.shape for value in self.session.get_outputs()}
-        self.candidates: int = shapes["candidate_ids"][2] if memory is not None else 0
+        self.candidates: int = shapes[CANDIDATES][2] if memory is not None else 0
         """How many of the best logits the graph gives."""
         names = [value.name for value in self.session.get_overridable_initializers()]
         self.image_inputs = [name for name in names if name == IMAGE_EMBEDS or name.startswith(DEEPSTACK_EMBEDS)]

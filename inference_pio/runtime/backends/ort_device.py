@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from inference_pio.runtime.backends.ort import OrtBackend
 
 TEMPERATURES, SEEN = "candidate_temperatures", "seen_ids"
+CANDIDATES = "candidate_ids"
+"""The output by which a graph is known that leaves its logits on a device."""
 CANDIDATE_OUTPUTS = {
-    "candidate_ids": np.int64,
+    CANDIDATES: np.int64,
     "candidate_logits": np.float32,
     "candidate_masses": np.float32,
     "seen_logits": np.float32,

@@ -12,7 +12,7 @@ from typing import Any
 from inference_pio.artifact.manifest import GraphFacts, Manifest
 from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.runtime.backends import tensorrt_library as library
-from inference_pio.runtime.backends.blocks import writes_in_place
+from inference_pio.runtime.backends.blocks import PAST, writes_in_place
 from inference_pio.runtime.backends.cuda_library import Cuda, open_cuda
 from inference_pio.runtime.backends.engine_store import EngineStore, graph_hash
 from inference_pio.runtime.backends.tensorrt_state import TensorRTBlockState
@@ -114,7 +114,7 @@ def _check_engine(trt: Any, engine: Any, graph: GraphFacts, file: Path) -> None:
 
 def _most_rows(engine: Any, graph: GraphFacts) -> int:
     """The most cache rows that an engine takes in both profiles; a head, which has no cache, takes any."""
-    past = [value.name for value in graph.inputs if value.name.startswith("past_key_values.")]
+    past = [value.name for value in graph.inputs if value.name.startswith(PAST)]
     axis = 2 if writes_in_place([graph]) else 1
     rows = [engine.get_tensor_profile_shape(name, profile)[2][axis] for name in past for profile in (PREFILL, DECODE)]
     return min(rows, default=1 << 62)

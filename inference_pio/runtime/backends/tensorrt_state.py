@@ -8,22 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
-from inference_pio.runtime.backends.blocks import Step
+from inference_pio.runtime.backends.blocks import EXPERTS_INPUT, EXPERTS_OUTPUT, PAST, PRESENT, Step
 from inference_pio.runtime.backends.cuda_library import ON_DEVICE, TO_DEVICE, TO_HOST
-from inference_pio.runtime.backends.device_caches import CACHE, DeviceBuffers, DeviceCaches
+from inference_pio.runtime.backends.device_caches import DeviceBuffers, DeviceCaches
 
 if TYPE_CHECKING:
     from inference_pio.runtime.backends.tensorrt import TensorRTBlocks
 
 FLOAT = 4
 """Bytes of a value that goes in or out of an engine."""
-PRESENT = "present."
-HIDDEN, NEXT_HIDDEN, EXPERTS_INPUT, EXPERTS_OUTPUT = (
-    "hidden_states",
-    "next_hidden_states",
-    "experts_input",
-    "experts_output",
-)
+HIDDEN, NEXT_HIDDEN = "hidden_states", "next_hidden_states"
 
 
 class TensorRTBlockState:
@@ -66,7 +60,7 @@ class TensorRTBlockState:
         self._run(index, step)
         for value in graph.outputs:
             if value.name.startswith(PRESENT) and not self._blocks.in_place:
-                rows, cache = self._buffers.address(value.name), CACHE + value.name.removeprefix(PRESENT)
+                rows, cache = self._buffers.address(value.name), PAST + value.name.removeprefix(PRESENT)
                 self._caches.append(cache, rows, step.length, step.count)
         self._turn = 1 - self._turn
         if not any(value.name == EXPERTS_INPUT for value in graph.outputs):
@@ -153,13 +147,13 @@ class TensorRTBlockState:
         hidden = (1, step.count, self._blocks.hidden_size)
         for value in graph.inputs:
             name = value.name
-            shape = self._caches.shape(step.bound) if name.startswith(CACHE) else self._shapes.get(name, hidden)
+            shape = self._caches.shape(step.bound) if name.startswith(PAST) else self._shapes.get(name, hidden)
             self._input(context, name, shape, self._buffers.address(self._held(name)))
         for value in graph.outputs:
             name = value.name
             size = step.count * (self._caches.row_bytes if name.startswith(PRESENT) else hidden[-1] * FLOAT)
             if name.startswith(PRESENT) and self._blocks.in_place:
-                name, size = CACHE + name.removeprefix(PRESENT), 0
+                name, size = PAST + name.removeprefix(PRESENT), 0
             context.set_tensor_address(value.name, self._buffers.address(self._held(name), size))
 
     def _held(self, name: str) -> str:
