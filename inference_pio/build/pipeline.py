@@ -24,9 +24,10 @@ from inference_pio.build.options import (
     BuiltEngine,
     SilentProgress,
 )
-from inference_pio.build.profiles import profiles, rows_for
+from inference_pio.build.profiles import profiles
 from inference_pio.build.worker import Job
 from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
+from inference_pio.runtime.backends.blocks import rounded_up
 from inference_pio.runtime.backends.engine_store import EngineStore, graph_hash
 from inference_pio.runtime.backends.tensorrt_library import LINES
 
@@ -61,7 +62,7 @@ def build(
         raise BadInputError(f"{artifact.path} was exported for {manifest.target_key}: export it with --target tensorrt")
     graphs = [graph for graph in manifest.graphs if graph.role in ROLES]
     context = min(options.max_context or DEFAULT_CONTEXT, manifest.model.context_length)
-    rows = rows_for(context)
+    rows = rounded_up(context)
     with tempfile.TemporaryDirectory(prefix="inference-pio-build-") as scratch:
         log = Path(scratch) / "log"
         facts = run(Job(str(Path(scratch) / "facts"), manifest.dialect, options.device), log)

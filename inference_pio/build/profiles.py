@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from inference_pio.artifact.manifest import GraphFacts
 from inference_pio.errors import BadInputError
-from inference_pio.runtime.backends.blocks import BUCKET
+from inference_pio.runtime.backends.blocks import BUCKET, PAST
 from inference_pio.runtime.generation import CHUNK_TOKENS
 
 Range = tuple[int, int, int]
@@ -25,11 +25,6 @@ def profiles(graph: GraphFacts, cache_rows: int) -> list[Profile]:
     rows: Range = (BUCKET, min(BEST_ROWS, cache_rows), cache_rows)
     tokens: tuple[Range, ...] = ((2, CHUNK_TOKENS, CHUNK_TOKENS), (1, 1, 1))
     return [_profile(graph, {"tokens": each, "rows": rows}) for each in tokens]
-
-
-def rows_for(max_context: int) -> int:
-    """The cache rows that a sequence of so many tokens needs."""
-    return -(-max_context // BUCKET) * BUCKET
 
 
 def _profile(graph: GraphFacts, ranges: Mapping[str, Range]) -> Profile:
@@ -54,7 +49,7 @@ def _symbols(graph: GraphFacts) -> dict[str, str]:
     """What the free dimensions of a graph stand for: that of hidden states, and that of caches."""
     named: dict[str, str] = {}
     for value in graph.inputs:
-        kind = {"hidden_states": "tokens"}.get(value.name, "rows" if value.name.startswith("past_key_values.") else "")
+        kind = {"hidden_states": "tokens"}.get(value.name, "rows" if value.name.startswith(PAST) else "")
         if kind:
             named |= {size: kind for size in value.shape if isinstance(size, str)}
     return named

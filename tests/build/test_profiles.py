@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from inference_pio.artifact.manifest import GraphFacts, TensorFacts
-from inference_pio.build.profiles import profiles, rows_for
+from inference_pio.build.profiles import profiles
 from inference_pio.errors import BadInputError
+from inference_pio.runtime.backends.blocks import rounded_up
 
 
 def block(*inputs: TensorFacts) -> GraphFacts:
@@ -35,4 +36,4 @@ def test_an_unknown_free_dimension_is_refused():
 
 @pytest.mark.parametrize(("context", "rows"), [(1, 256), (256, 256), (257, 512)])
 def test_rows_are_whole_buckets(context, rows):
-    assert rows_for(context) == rows
+    assert rounded_up(context) == rows

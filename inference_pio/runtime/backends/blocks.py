@@ -82,6 +82,11 @@ class BlockRunner(Protocol):
         """Release the weights."""
 
 
+def rounded_up(rows: int) -> int:
+    """A number of cache rows that can be bound."""
+    return -(-rows // BUCKET) * BUCKET
+
+
 def writes_in_place(graphs: Iterable[GraphFacts]) -> bool:
     """Whether blocks take and give whole caches, head-major [1, G, P, D], instead of giving the new rows."""
     return any(value.name == WRITE for graph in graphs for value in graph.inputs)

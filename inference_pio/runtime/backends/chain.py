@@ -16,13 +16,13 @@ import numpy as np
 from inference_pio.artifact.manifest import GraphFacts, Manifest, PositionSpec
 from inference_pio.errors import BadInputError
 from inference_pio.runtime.backends.blocks import (
-    BUCKET,
     EXPERTS_INPUT,
     EXPERTS_OUTPUT,
     PAST,
     WRITE,
     BlockRunner,
     Step,
+    rounded_up,
     writes_in_place,
 )
 from inference_pio.runtime.backends.rotary_tables import RotaryTables
@@ -164,11 +164,6 @@ def _check_positions(blocks: list[GraphFacts], positions: PositionSpec, folder: 
     widths = {value.shape[-1] for graph in blocks for value in graph.inputs if value.name in ("cos", "sin")}
     if widths - {count} or len(positions.streams) != count:
         raise BadInputError(f"the rotary frequencies in {folder} do not fit its blocks: export the artifact again")
-
-
-def rounded_up(rows: int) -> int:
-    """A number of cache rows that can be bound."""
-    return -(-rows // BUCKET) * BUCKET
 
 
 def biases(length: int, count: int, bound: int, window: int | None) -> tuple[np.ndarray, np.ndarray]:
