@@ -2,7 +2,8 @@
 
 `trt85` has operators of opset 17 at most, with attention, norms and rotary embedding taken apart. `modern` keeps norms
 and grouped attention as operators, and writes the cache in place. Both have explicit quantization and one file per
-block of layers. docs/tensorrt.md has the interface of a block.
+block of layers. docs/tensorrt.md has the interface of a block. `modern` computes its products in float16 where the
+recipe says so.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from inference_pio.graphs.rewrites import (
     activation_parts,
     experts_apart,
     grouped_attention_parts,
+    half_products,
     head_convolution,
     host_embedding,
     host_rotary,
@@ -80,8 +82,14 @@ MODERN = replace(
         Step(static_products),
         Step(activation_parts),
         Step(reduction_axes),
+        Step(half_products, required=True, half=True),
     ),
-    vision_steps=(*TRT85.vision_steps, Step(reduction_axes, required=True)),
+    vision_steps=(
+        *TRT85.vision_steps,
+        Step(reduction_axes, required=True),
+        Step(half_products, required=True, half=True),
+    ),
+    kv_caches=("fp16", "fp32"),
     cut=partial(cut_blocks, opset=OPSET, ir_version=IR_VERSION),
 )
 TARGETS = (TRT85, MODERN)

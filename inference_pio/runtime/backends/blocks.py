@@ -23,8 +23,8 @@ BUCKET = 256
 class Step:
     """What the blocks read besides weights and cache, the same for all of them.
 
-    `inputs` are float32 arrays by input name: `hidden_states` [1, S, C], `cos`, `sin`, the biases and addends, and,
-    where caches are written in place, int64 `write_indices` [1]; `length` rows of the cache are in use before the step,
+    `inputs` are float32 arrays by input name: `hidden_states` [1, S, C], `cos`, `sin`, the biases and addends; where
+    caches are written in place the biases are of the cache's type, and there is int64 `write_indices` [1]; `length` rows of the cache are in use before the step,
     `bound` rows (a multiple of BUCKET) are to be bound, all of them where caches are written in place.
     """
 
@@ -60,7 +60,7 @@ class BlockState(Protocol):
         """Logits of the last `keep` tokens, float32 [keep, V], overwritten by the next call."""
 
     def save(self, start: int, stop: int) -> np.ndarray:
-        """A copy of cache rows `start` to `stop`: float32 [cache tensors, stop - start, G, D], layer by layer."""
+        """A copy of cache rows `start` to `stop`, of its type: [cache tensors, stop - start, G, D], layer by layer."""
 
     def restore(self, payload: np.ndarray, start: int, stop: int) -> None:
         """Put back what `save` returned."""

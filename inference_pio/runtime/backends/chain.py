@@ -31,8 +31,8 @@ from inference_pio.runtime.candidates import Query
 from inference_pio.runtime.memory import MemoryBudget
 from inference_pio.runtime.vision.features import ChunkImages
 
-HIDDEN = np.float32(-1e30)
-"""What is added to the score of a row that a token must not see; finite, so that nothing becomes NaN."""
+HIDDEN = {"float32": np.float32(-1e30), "float16": np.float16(-32768)}
+"""What is added to the score of a row that a token must not see, by type; finite, so that nothing becomes NaN."""
 _BIAS = re.compile(r"(?:past|attention)_bias(?:\.(\d+))?")
 _DEEPSTACK = re.compile(r"deepstack_embeds\.(\d+)")
 
@@ -151,7 +151,8 @@ class ChainSequence:
         for window in backend.windows:
             suffix = "" if window is None else f".{window}"
             if backend.in_place:
-                inputs[f"attention_bias{suffix}"] = whole_bias(start, count, bound, window)
+                kind = backend.manifest.cache.dtype
+                inputs[f"attention_bias{suffix}"] = whole_bias(start, count, bound, window, kind)
             else:
                 past, new = biases(start, count, bound, window)
                 inputs |= {f"past_bias{suffix}": past, f"new_bias{suffix}": new}
@@ -176,16 +177,21 @@ def biases(length: int, count: int, bound: int, window: int | None) -> tuple[np.
     new = new_S <= query_S1
     if window is not None:
         past, new = past & (past_P > query_S1 - window), new & (new_S > query_S1 - window)
-    return tuple(np.where(seen, np.float32(0), HIDDEN) for seen in (past, new))  # type: ignore[return-value]
+    return tuple(_bias(seen, "float32") for seen in (past, new))  # type: ignore[return-value]
 
 
-def whole_bias(length: int, count: int, bound: int, window: int | None) -> np.ndarray:
-    """Bias of `count` new tokens that stand behind `length` others in the cache itself: float32 [1, 1, S, bound]."""
+def whole_bias(length: int, count: int, bound: int, window: int | None, dtype: str) -> np.ndarray:
+    """Bias of `count` new tokens that stand behind `length` others in the cache itself: `dtype` [1, 1, S, bound]."""
     query_S1, key_P = np.arange(length, length + count)[:, None], np.arange(bound)
     seen = key_P <= query_S1
     if window is not None:
         seen &= key_P > query_S1 - window
-    return np.where(seen, np.float32(0), HIDDEN)[None, None]
+    return _bias(seen, dtype)[None, None]
+
+
+def _bias(seen: np.ndarray, dtype: str) -> np.ndarray:
+    hidden = HIDDEN[dtype]
+    return np.where(seen, hidden.dtype.type(0), hidden)
 
 
 def block_graphs(manifest: Manifest, folder: Path) -> list[GraphFacts]:
@@ -197,12 +203,12 @@ def block_graphs(manifest: Manifest, folder: Path) -> list[GraphFacts]:
     blocks, cache = parts[:-1], manifest.cache
     layers = [layer for graph in blocks for layer in graph.layers]
     sound = [graph.role for graph in parts] == ["block"] * len(blocks) + ["head"] and all(g.layers for g in blocks)
-    sound &= cache.dtype == "float32" and len(layers) == cache.layers and layers == list(range(len(layers)))
+    sound &= cache.dtype in HIDDEN and len(layers) == cache.layers and layers == list(range(len(layers)))
     cached = [name for graph in blocks for name in _caches(graph)]
     sound &= sorted(cached) == sorted(f"{layer}.{kind}" for layer in layers for kind in cache.kinds)
     rows = 2 if writes_in_place(blocks) else 1
     for graph in blocks:
-        shapes = {value.name: value.shape for value in (*graph.inputs, *graph.outputs) if value.dtype == "float32"}
+        shapes = {value.name: value.shape for value in (*graph.inputs, *graph.outputs) if value.dtype == cache.dtype}
         for layer in graph.layers:
             for kind in cache.kinds:
                 for name in ("past_key_values", "present"):

@@ -11,6 +11,7 @@ import numpy as np
 from inference_pio.artifact.manifest import CacheSpec, GraphFacts, Manifest
 from inference_pio.errors import BadInputError, InferencePioError
 from inference_pio.runtime.backends.blocks import EXPERTS_INPUT, EXPERTS_OUTPUT, PAST, PRESENT, Step, writes_in_place
+from inference_pio.runtime.backends.cache_buffers import ITEMS
 from inference_pio.runtime.backends.ort_session import (
     check_version,
     first_line,
@@ -121,7 +122,7 @@ class OrtBlockState:
         """A cache of zeros."""
         heads, size = self._blocks.spec.kv_heads, self._blocks.spec.head_dim
         rows = (heads, capacity) if self._blocks.in_place else (capacity, heads)
-        return np.zeros((1, *rows, size), np.float32)
+        return np.zeros((1, *rows, size), ITEMS[self._blocks.spec.dtype])
 
     def _rows(self, cache: np.ndarray) -> np.ndarray:
         """A view of a cache with its rows outermost: [capacity, G, D]."""

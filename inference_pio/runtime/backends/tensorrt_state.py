@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from inference_pio.runtime.backends.tensorrt import TensorRTBlocks
 
 FLOAT = 4
-"""Bytes of a value that goes in or out of an engine."""
+"""Bytes of a hidden state or a logit."""
 HIDDEN, NEXT_HIDDEN = "hidden_states", "next_hidden_states"
 
 
