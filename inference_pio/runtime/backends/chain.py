@@ -25,6 +25,7 @@ from inference_pio.runtime.backends.blocks import (
     rounded_up,
     writes_in_place,
 )
+from inference_pio.runtime.backends.cached_sequence import CachedSequence
 from inference_pio.runtime.backends.rotary_tables import RotaryTables
 from inference_pio.runtime.backends.token_table import TokenTable
 from inference_pio.runtime.candidates import Query
@@ -72,28 +73,14 @@ class ChainBackend:
         self.experts = {}
 
 
-class ChainSequence:
+class ChainSequence(CachedSequence):
     """One sequence; its caches lie on the runner's device."""
 
     def __init__(self, backend: ChainBackend) -> None:
-        self.length = 0
-        self.run_seconds = 0.0
+        super().__init__(backend.budget, backend.manifest.cache.bytes_per_token, backend.runner.cache_rows)
         self._backend = backend
         self._state = backend.runner.state()
-        self._capacity = self._reserved = 0
         self._tables = RotaryTables(backend.positions)
-
-    def reserve(self, tokens: int) -> None:
-        if tokens <= self._capacity:
-            return
-        ahead = min(self._capacity + self._capacity // 4, self._backend.runner.cache_rows)
-        capacity = rounded_up(max(tokens, ahead))
-        size = capacity * self._backend.manifest.cache.bytes_per_token
-        self._backend.budget.take(size - self._reserved, f"a key/value cache of {capacity} tokens")
-        self._reserved = size
-        self._state.reserve(capacity, self.length)
-        self._capacity = capacity
-        self._tables.resize(capacity)
 
     def place(self, positions: np.ndarray, ahead: int) -> None:
         self._tables.place(positions, ahead)
@@ -120,21 +107,15 @@ class ChainSequence:
     def save(self, start: int, stop: int) -> np.ndarray:
         return self._state.save(start, stop)
 
-    def restore(self, payload: np.ndarray, start: int, stop: int) -> None:
-        self.reserve(stop)
+    def _resize(self, capacity: int) -> None:
+        self._state.reserve(capacity, self.length)
+        self._tables.resize(capacity)
+
+    def _write(self, payload: np.ndarray, start: int, stop: int) -> None:
         self._state.restore(payload, start, stop)
-        self.length = stop
 
-    def clear(self) -> None:
-        self.length = 0
-        self.run_seconds = 0.0
-        self.place(np.zeros((3, 0), np.int64), 0)
-
-    def release(self) -> None:
-        """Give the buffers back to the memory budget; the sequence is unusable afterwards."""
+    def _free(self) -> None:
         self._state.release()
-        self._backend.budget.give(self._reserved)
-        self._reserved = 0
 
     def _step(self, tokens: np.ndarray, images: ChunkImages | None) -> Step:
         backend, start, count = self._backend, self.length, len(tokens)
