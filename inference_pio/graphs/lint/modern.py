@@ -97,5 +97,6 @@ DIALECT = Dialect(
         Rule("zero-point", _OPERATORS, quantization.zero_points),
         Rule("activation-scale", _TYPES, blocks),
         Rule("one-sided", _PLACES, quantization.both_inputs),
+        Rule("group-size", "NvInfer.h, IConvolutionLayer::setNbGroups", quantization.group_sizes),
     ),
 )

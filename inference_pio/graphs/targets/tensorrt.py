@@ -28,6 +28,7 @@ from inference_pio.graphs.rewrites import (
     rms_norm_parts,
     rotary_parts,
     scattered_attention,
+    static_head_products,
     static_products,
     vision_attention_parts,
 )
@@ -47,6 +48,7 @@ TRT85 = Target(
         Step(latent_attention_parts, required=True, attention=Attention.LATENT),
         Step(rotary_parts, required=True),
         Step(head_convolution, required=True),
+        Step(static_head_products, attention=Attention.LATENT),
         Step(static_products),
         Step(rms_norm_parts, required=True),
         Step(activation_parts),
@@ -79,6 +81,7 @@ MODERN = replace(
         Step(latent_attention_parts, required=True, attention=Attention.LATENT),
         Step(rotary_parts, required=True),
         Step(head_convolution, required=True),
+        Step(static_head_products, attention=Attention.LATENT),
         Step(static_products),
         Step(activation_parts),
         Step(reduction_axes),
