@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from inference_pio.artifact.cache_rows import rounded_up
 from inference_pio.artifact.manifest import GraphFacts, Manifest, PositionSpec
-from inference_pio.errors import BadInputError
+from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.runtime.backends.blocks import (
     EXPERTS_INPUT,
     EXPERTS_OUTPUT,
@@ -22,8 +23,7 @@ from inference_pio.runtime.backends.blocks import (
     WRITE,
     BlockRunner,
     Step,
-    rounded_up,
-    writes_in_place,
+    fixed_rows,
 )
 from inference_pio.runtime.backends.cached_sequence import CachedSequence
 from inference_pio.runtime.backends.rotary_tables import RotaryTables
@@ -56,7 +56,7 @@ class ChainBackend:
         self.blocks = blocks
         self.manifest, self.positions = manifest, manifest.positions
         self.runner, self.experts, self.budget = runner, experts, budget
-        self.in_place = writes_in_place(self.blocks)
+        self.fixed_rows = fixed_rows(self.blocks)
         self.table = TokenTable(folder, manifest)
         names = {value.name for graph in self.blocks for value in graph.inputs}
         _check_positions(self.blocks, manifest.positions, folder)
@@ -77,10 +77,20 @@ class ChainSequence(CachedSequence):
     """One sequence; its caches lie on the runner's device."""
 
     def __init__(self, backend: ChainBackend) -> None:
-        super().__init__(backend.budget, backend.manifest.cache.bytes_per_token, backend.runner.cache_rows)
+        per_token, most = backend.manifest.cache.bytes_per_token, backend.runner.cache_rows
+        super().__init__(backend.budget, per_token, most, backend.fixed_rows)
         self._backend = backend
         self._state = backend.runner.state()
         self._tables = RotaryTables(backend.positions)
+
+    def reserve(self, tokens: int) -> None:
+        rows, most = rounded_up(tokens), self._backend.runner.cache_rows
+        if rows > most:
+            raise ResourceLimitError(
+                f"{rows} rows of cache are needed and the engines were built for {most}: build them again with a "
+                "larger --max-context"
+            )
+        super().reserve(tokens)
 
     def place(self, positions: np.ndarray, ahead: int) -> None:
         self._tables.place(positions, ahead)
@@ -126,12 +136,13 @@ class ChainSequence(CachedSequence):
             inputs[f"deepstack_embeds.{layer}"] = np.ascontiguousarray(addend)
         if images is not None:
             hidden_SC = np.where(images.mask[0][:, None], images.layers[0][0], hidden_SC)
-        bound = self._capacity if backend.in_place else rounded_up(max(start, 1))
-        if backend.in_place:
+        in_place = backend.fixed_rows is not None
+        bound = rounded_up(start + count if in_place else max(start, 1))
+        if in_place:
             inputs[WRITE] = np.array([start], np.int64)
         for window in backend.windows:
             suffix = "" if window is None else f".{window}"
-            if backend.in_place:
+            if in_place:
                 kind = backend.manifest.cache.dtype
                 inputs[f"attention_bias{suffix}"] = whole_bias(start, count, bound, window, kind)
             else:
@@ -187,7 +198,9 @@ def block_graphs(manifest: Manifest, folder: Path) -> list[GraphFacts]:
     sound &= cache.dtype in HIDDEN and len(layers) == cache.layers and layers == list(range(len(layers)))
     cached = [name for graph in blocks for name in _caches(graph)]
     sound &= sorted(cached) == sorted(f"{layer}.{kind}" for layer in layers for kind in cache.kinds)
-    rows = 2 if writes_in_place(blocks) else 1
+    fixed = fixed_rows(blocks)
+    rows = 1 if fixed is None else 2
+    sound &= fixed is None or fixed >= manifest.model.context_length
     for graph in blocks:
         shapes = {value.name: value.shape for value in (*graph.inputs, *graph.outputs) if value.dtype == cache.dtype}
         for layer in graph.layers:

@@ -105,6 +105,18 @@ REFUSED_TOO = {
         "tensor-scatter",
         modern("y = TensorScatter(c, u, i)", "float[1,8,4] c, float[1,2,4] u, int64[1] i", "float[1,8,4] y"),
     ),
+    "a cache that grows": (
+        "tensor-scatter",
+        modern("y = TensorScatter(c, u, i)", "float[1,1,P,4] c, float[1,1,2,4] u, int64[1] i", "float[1,1,P,4] y"),
+    ),
+    "a cache that is made": (
+        "tensor-scatter",
+        modern("n = Neg(c)\n y = TensorScatter(n, u, i)", CACHE, "float[1,1,8,4] y"),
+    ),
+    "a cache that is not given back": (
+        "tensor-scatter",
+        modern("n = TensorScatter(c, u, i)\n y = Neg(n)", CACHE, "float[1,1,8,4] y"),
+    ),
     "very many values": (
         "top-k",
         modern("y, i = TopK(x, k)", "float[9999] x", "float[3840] y, int64[3840] i", "int64[1] k = {3840}"),
