@@ -45,6 +45,14 @@ def missing_weight():
     return model
 
 
+def grouped_convolution(inputs: int, outputs: int):
+    body = "xq = QuantizeLinear(x, s, z) xd = DequantizeLinear(xq, s, z) wd = DequantizeLinear(w, s, z) "
+    values = ",".join(["1"] * 2 * inputs * outputs)
+    constants = f"float s = {{0.5}}, int8 z = {{0}}, int8[{2 * outputs},{inputs},1,1] w = {{{values}}}"
+    channels = f"float[1,{2 * inputs},1,1] x", f"float[1,{2 * outputs},1,1] y"
+    return modern(body + "y = Conv<group = 2>(xd, wd)", *channels, constants)
+
+
 CASES = {
     "opset": (modern("y = Neg(x)", X, "float[1,2] y"), modern("y = Neg(x)", X, "float[1,2] y", opset=25)),
     "operator": (
@@ -85,6 +93,7 @@ CASES = {
         modern(QDQ, X, Y, SCALES),
         modern(QDQ, X, Y, SCALES.replace("float xs = {0.5}, int8 xz = {0}", "float[2] xs = {1,1}, int8[2] xz = {0,0}")),
     ),
+    "group-size": (grouped_convolution(4, 4), grouped_convolution(4, 2)),
     "one-sided": (modern(QDQ, X, Y, SCALES), modern(QDQ.replace("MatMul(xd,", "MatMul(x,"), X, Y, SCALES)),
 }
 REFUSED_TOO = {
