@@ -24,8 +24,9 @@ class Step:
     """What the blocks read besides weights and cache, the same for all of them.
 
     `inputs` are float32 arrays by input name: `hidden_states` [1, S, C], `cos`, `sin`, the biases and addends; where
-    caches are written in place the biases are of the cache's type, and there is int64 `write_indices` [1]; `length` rows of the cache are in use before the step,
-    `bound` rows (a multiple of BUCKET) are to be bound, all of them where caches are written in place.
+    caches are written in place the biases are of the cache's type, and there is int64 `write_indices` [1]. `length`
+    rows of the cache are in use before the step, `bound` rows (a multiple of BUCKET) are to be bound, all of them where
+    caches are written in place.
     """
 
     inputs: Mapping[str, np.ndarray]
