@@ -32,7 +32,7 @@ from inference_pio.runtime.candidates import Query
 from inference_pio.runtime.memory import MemoryBudget
 from inference_pio.runtime.vision.features import ChunkImages
 
-HIDDEN = {"float32": np.float32(-1e30), "float16": np.float16(-32768)}
+HIDDEN = {"float32": -1e30, "float16": -32768.0}
 """What is added to the score of a row that a token must not see, by type; finite, so that nothing becomes NaN."""
 _BIAS = re.compile(r"(?:past|attention)_bias(?:\.(\d+))?")
 _DEEPSTACK = re.compile(r"deepstack_embeds\.(\d+)")
@@ -182,8 +182,7 @@ def whole_bias(length: int, count: int, bound: int, window: int | None, dtype: s
 
 
 def _bias(seen: np.ndarray, dtype: str) -> np.ndarray:
-    hidden = HIDDEN[dtype]
-    return np.where(seen, hidden.dtype.type(0), hidden)
+    return np.where(seen, 0.0, HIDDEN[dtype]).astype(dtype)
 
 
 def block_graphs(manifest: Manifest, folder: Path) -> list[GraphFacts]:
