@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from inference_pio.errors import ResourceLimitError
 from inference_pio.runtime.backends.cache_buffers import grown_capacity
 from inference_pio.runtime.memory import MemoryBudget
 
@@ -33,10 +34,13 @@ class CachedSequence(ABC):
         if tokens <= self._capacity:
             return
         capacity = self._fixed or grown_capacity(tokens, self._capacity, self._most)
-        size = capacity * self._bytes_per_token
-        self._budget.take(size - self._taken, f"a key/value cache of {capacity} tokens")
+        size, what = capacity * self._bytes_per_token, f"a key/value cache of {capacity} tokens"
+        self._budget.take(size - self._taken, what)
         self._taken = size
-        self._resize(capacity)
+        try:
+            self._resize(capacity)
+        except MemoryError:
+            raise ResourceLimitError(f"there is no memory for {what}: ask for fewer, or lower max_context") from None
         self._capacity = capacity
 
     def restore(self, payload: np.ndarray, start: int, stop: int) -> None:

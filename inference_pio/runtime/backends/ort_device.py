@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inference_pio.errors import BadInputError, InferencePioError
+from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
 from inference_pio.runtime.backends.cache_buffers import GROWTH, ITEMS
 from inference_pio.runtime.backends.cached_sequence import CachedSequence
 from inference_pio.runtime.backends.cuda import CUDA
@@ -172,9 +172,16 @@ class DeviceSequence(CachedSequence):
             self._memory.copy_rows(there, pitch, rows.ctypes.data, width, width, len(rows))
 
     def _empty(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """A new value; raises ResourceLimitError where the device has no room, though it seemed to have."""
         kind = BFLOAT16 if dtype == "bfloat16" else ITEMS[dtype]
-        memory = self._memory
-        return self._backend.ort.OrtValue.ortvalue_from_shape_and_type(shape, kind, memory.kind, memory.index)
+        ort, memory = self._backend.ort, self._memory
+        try:
+            return ort.OrtValue.ortvalue_from_shape_and_type(shape, kind, memory.kind, memory.index)
+        except ort_errors(ort) as error:
+            raise ResourceLimitError(
+                f"the device has no room for {dtype} {list(shape)} ({first_line(error)}): ask for fewer tokens, or "
+                "lower max_context"
+            ) from None
 
     def _on_device(self, array: np.ndarray) -> Any:
         return self._backend.ort.OrtValue.ortvalue_from_numpy(array, self._memory.kind, self._memory.index)
