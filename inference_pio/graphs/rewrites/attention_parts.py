@@ -7,7 +7,6 @@ gives the new rows alone. The R query heads that share a key head are rows of on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -15,6 +14,8 @@ import onnx_ir as ir
 from inference_pio.graphs.builder import GraphBuilder
 
 PAST_BIAS, NEW_BIAS = "past_bias", "new_bias"
+END = 2**31 - 1
+"""Where a Slice stops that goes to the end."""
 
 
 @dataclass(frozen=True)
@@ -45,24 +46,32 @@ def biases(b: GraphBuilder, window: int | None, repeats: int) -> tuple[ir.Value,
     return made
 
 
-def attend(b: GraphBuilder, q_1GMD: ir.Value, parts: Sequence[Rows]) -> ir.Value:
-    """What queries [1, G, M, D], already scaled, see in all `parts` -> [1, G, M, D]."""
+def attend(b: GraphBuilder, q_1GMD: ir.Value, past: Rows, new: Rows) -> ir.Value:
+    """What queries [1, G, M, D], already scaled, see in the cached and in the new rows -> [1, G, M, D].
+
+    One Softmax over both, cut behind the cached rows: sums of exponentials that are merged by hand are refused by the
+    compiler of newer versions (seen in TensorRT-RTX 1.7).
+    """
     scores = []
-    for part in parts:
-        key_1GDT = b.op("Transpose", [part.key], {"perm": [0, 2, 3, 1]}, name="keys")
-        scores.append(b.op("Add", [b.op("MatMul", [q_1GMD, key_1GDT]), part.bias], name="scores"))
-    tops = [b.op("ReduceMax", [s], {"axes": [-1], "keepdims": 1}) for s in scores]
-    top = b.op("Max", tops, name="top")
-    shares = [b.op("Exp", [b.op("Sub", [s, top])], name="shares") for s in scores]
-    sums = [b.op("ReduceSum", [s, b.const([-1])], {"keepdims": 1}) for s in shares]
+    for rows in (past, new):
+        key_1GDT = b.op("Transpose", [rows.key], {"perm": [0, 2, 3, 1]}, name="keys")
+        scores.append(b.op("Add", [b.op("MatMul", [q_1GMD, key_1GDT]), rows.bias], name="scores"))
+    shares = b.op("Softmax", [b.op("Concat", scores, {"axis": -1})], {"axis": -1}, name="shares")
+    first, last, axis, cut = b.const([0]), b.const([END]), b.const([3]), _columns(b, past.bias)
     seen = []
-    for share, part in zip(shares, parts, strict=True):
-        value_1GTD = b.op("Transpose", [part.value], {"perm": [0, 2, 1, 3]}, name="values")
+    for rows, (start, stop) in ((past, (first, cut)), (new, (cut, last))):
+        share = b.op("Slice", [shares, start, stop, axis])
+        value_1GTD = b.op("Transpose", [rows.value], {"perm": [0, 2, 1, 3]}, name="values")
         seen.append(b.op("MatMul", [share, value_1GTD], name="seen"))
-    total, weight = seen[0], sums[0]
-    for more, also in zip(seen[1:], sums[1:], strict=True):
-        total, weight = b.op("Add", [total, more], name="seen_in_all"), b.op("Add", [weight, also], name="sum")
-    return b.op("Div", [total, weight], name="attended")
+    return b.op("Add", seen, name="attended")
+
+
+def _columns(b: GraphBuilder, bias_MT: ir.Value) -> ir.Value:
+    """The number of columns of a bias, int64 [1]; made once."""
+    if "columns" not in bias_MT.meta:
+        bias_MT.meta["columns"] = b.op("Gather", [b.op("Shape", [bias_MT]), b.const([1])], name="columns")
+    made: ir.Value = bias_MT.meta["columns"]
+    return made
 
 
 def make_past(past: ir.Value, heads: int, size: int) -> None:

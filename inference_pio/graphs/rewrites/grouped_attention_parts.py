@@ -45,7 +45,7 @@ def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:
         q_1SGRD = b.op("Reshape", [q_1SN, b.const([1, -1, groups, repeats, size])], name="query_heads")
         q_1GRSD = b.op("Transpose", [q_1SGRD], {"perm": [0, 2, 3, 1, 4]})
         q_1GMD = b.op("Reshape", [q_1GRSD, b.const([1, groups, -1, size])], name="query_rows")
-        y_1GMD = attend(b, q_1GMD, [Rows(past_key, past_value, past_bias), Rows(key, value, new_bias)])
+        y_1GMD = attend(b, q_1GMD, Rows(past_key, past_value, past_bias), Rows(key, value, new_bias))
         y_1GRSD = b.op("Reshape", [y_1GMD, b.const([1, groups, repeats, -1, size])])
         y_1SGRD = b.op("Transpose", [y_1GRSD], {"perm": [0, 3, 1, 2, 4]})
         y_1SN = b.op("Reshape", [y_1SGRD, b.const([1, -1, heads * size])], name="side_by_side")

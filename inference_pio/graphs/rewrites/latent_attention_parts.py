@@ -33,8 +33,8 @@ def rewrite(graph: ir.Graph, match: LatentMatch, context: LoweringContext) -> No
         rows = b.op("Reshape", [new_11SW, b.const([1, -1, 1, width])], name="new")
         scale = b.const(attribute(node, "scale"), np.float32)
         q_11MW = b.op("Reshape", [b.op("Mul", [q_1HSW, scale]), b.const([1, 1, -1, width])], name="query_rows")
-        parts = [Rows(past_1P1W, past_1P1W, past_bias), Rows(rows, rows, new_bias)]
-        y_1HSW = b.op("Reshape", [attend(b, q_11MW, parts), b.const([1, heads, -1, width])], name="by_head")
+        y_11MW = attend(b, q_11MW, Rows(past_1P1W, past_1P1W, past_bias), Rows(rows, rows, new_bias))
+        y_1HSW = b.op("Reshape", [y_11MW, b.const([1, heads, -1, width])], name="by_head")
     make_past(past_1P1W, 1, width)
     make_present(match.append.outputs[0], rows, 1, width)
     replace(node.outputs[0], y_1HSW)

@@ -29,7 +29,7 @@ def test_cached_and_new_rows_share_one_softmax():
     for name, count in (("past", PAST), ("new", NEW)):
         key, value = (b.input(f"{name}_{kind}", ir.DataType.FLOAT, [1, count, GROUPS, SIZE]) for kind in ("k", "v"))
         parts.append(Rows(key, value, b.input(f"{name}_bias", ir.DataType.FLOAT, [rows, count])))
-    b.output(attend(b, q, parts), "y", ir.DataType.FLOAT, [1, GROUPS, rows, SIZE])
+    b.output(attend(b, q, *parts), "y", ir.DataType.FLOAT, [1, GROUPS, rows, SIZE])
     b.graph.opset_imports[""] = 17
     rng, used = np.random.default_rng(0), 11
     feeds = {str(v.name): rng.normal(0, 2, [int(str(d)) for d in v.shape]).astype(np.float32) for v in b.graph.inputs}
