@@ -86,15 +86,14 @@ class Engine:
             else NullPrefixCache()
         )
         threads = config.threads or physical_cores()
-        self._sequences = Sequences(
-            open_backend(artifact.path, self.manifest, config, threads, self._budget, mapped, memory)
-        )
+        backend = open_backend(artifact.path, self.manifest, config, threads, self._budget, mapped, memory)
+        self._sequences = Sequences(backend)
         self.vision: VisionInput | None = None
         """What prepares images, where the model takes any."""
         if self.manifest.vision is not None:
             self._budget.take(config.image_cache_bytes, "the cache of image features")
             self.vision = VisionInput(
-                artifact, self.manifest.vision, self.tokenizer, threads, self._budget, config, memory
+                artifact, self.manifest.vision, self.tokenizer, backend.open_tower, self._budget, config
             )
         self._prompts = PromptReader(self.path, self.tokenizer, self.vision, self._vocab_size)
         self._forcing = TeacherForcing(self._prompts, self._sequences, self._vocab_size, self.context_length)

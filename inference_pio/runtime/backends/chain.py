@@ -27,6 +27,7 @@ from inference_pio.runtime.backends.blocks import (
 )
 from inference_pio.runtime.backends.rotary_tables import RotaryTables
 from inference_pio.runtime.backends.token_table import TokenTable
+from inference_pio.runtime.backends.tower import Tower
 from inference_pio.runtime.candidates import Query
 from inference_pio.runtime.memory import MemoryBudget
 from inference_pio.runtime.vision.features import ChunkImages
@@ -66,6 +67,9 @@ class ChainBackend:
 
     def sequence(self) -> ChainSequence:
         return ChainSequence(self)
+
+    def open_tower(self, graph: GraphFacts) -> Tower:
+        return self.runner.open_tower(graph)
 
     def close(self) -> None:
         self.runner.close()

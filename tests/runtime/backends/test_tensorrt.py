@@ -14,7 +14,7 @@ from engine_cases import CONTEXT, build_here
 from inference_pio.cli.main import run
 from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
 from inference_pio.runtime import Engine, EngineConfig, SamplingParams
-from inference_pio.runtime.backends.tensorrt import RESERVE
+from inference_pio.runtime.backends.tensorrt_engines import RESERVE
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from block_cases import export_blocks
