@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from inference_pio.artifact.bundle import Artifact
+from inference_pio.artifact.cache_rows import rounded_up
 from inference_pio.build.options import DEFAULT_CONTEXT, DEFAULT_IMAGE_TOKENS, BuildOptions
 from inference_pio.errors import BadInputError
-from inference_pio.runtime.backends.blocks import rounded_up
 from inference_pio.runtime.vision.preprocess import Preprocessor
 
 

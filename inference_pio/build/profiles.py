@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from inference_pio.artifact.cache_rows import BUCKET
 from inference_pio.artifact.manifest import GraphFacts
 from inference_pio.build.limits import Limits
 from inference_pio.errors import BadInputError
-from inference_pio.runtime.backends.blocks import BUCKET, PAST
+from inference_pio.runtime.backends.blocks import BIAS, PAST
 from inference_pio.runtime.backends.engine_store import Profile
 from inference_pio.runtime.backends.tower import PIXELS
 from inference_pio.runtime.generation import CHUNK_TOKENS
@@ -68,12 +69,16 @@ def _profile(graph: GraphFacts, ranges: Mapping[str, Range]) -> Profile:
 
 
 def _symbols(graph: GraphFacts) -> dict[str, str]:
-    """What the free dimensions of a graph stand for: those of hidden states, of caches and of an image's pixels."""
+    """What the free dimensions of a graph stand for: those of hidden states, of caches or what is read, of pixels."""
     named: dict[str, str] = {}
     for value in graph.inputs:
-        kinds = {"hidden_states": ["", "tokens", ""], PIXELS: ["images", "patches", ""]}.get(value.name)
-        if value.name.startswith(PAST):
-            kinds = ["rows"] * len(value.shape)
-        if kinds is not None:
-            named |= {size: kind for size, kind in zip(value.shape, kinds, strict=False) if isinstance(size, str)}
+        sizes = [size for size in value.shape if isinstance(size, str)]
+        if value.name == "hidden_states":
+            named |= dict.fromkeys(sizes, "tokens")
+        elif value.name.startswith(PAST):
+            named |= dict.fromkeys(sizes, "rows")
+        elif value.name.startswith(BIAS):
+            named |= dict.fromkeys(sizes[1:], "rows")
+        elif value.name == PIXELS:
+            named |= dict(zip(sizes, ("images", "patches"), strict=False))
     return named

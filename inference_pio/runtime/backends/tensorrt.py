@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from inference_pio.artifact.manifest import GraphFacts, Manifest
-from inference_pio.runtime.backends.blocks import PAST, writes_in_place
+from inference_pio.runtime.backends.blocks import BIAS, PAST, fixed_rows
 from inference_pio.runtime.backends.tensorrt_engines import TensorRTEngines
 from inference_pio.runtime.backends.tensorrt_state import TensorRTBlockState
 from inference_pio.runtime.backends.tensorrt_tower import TensorRTTower
@@ -27,7 +27,7 @@ class TensorRTBlocks:
         self.spec, self._vision = manifest.cache, manifest.vision
         self.hidden_size, self.vocab_size = manifest.model.hidden_size, manifest.model.vocab_size
         self.graphs = [graph for graph in manifest.graphs if graph.role in ("block", "head")]
-        self.in_place = writes_in_place(self.graphs)
+        self.in_place = fixed_rows(self.graphs) is not None
         engines = [self.shared.load(graph, profiles=DECODE + 1) for graph in self.graphs]
         self.cache_rows = min(_most_rows(engine, graph) for engine, graph in zip(engines, self.graphs, strict=True))
         """Rows of the cache that the engines can be given at most."""
@@ -60,8 +60,11 @@ class TensorRTBlocks:
 
 
 def _most_rows(engine: Any, graph: GraphFacts) -> int:
-    """The most cache rows that an engine takes in both profiles; a head, which has no cache, takes any."""
-    past = [value.name for value in graph.inputs if value.name.startswith(PAST)]
-    axis = 2 if writes_in_place([graph]) else 1
-    rows = [engine.get_tensor_profile_shape(name, profile)[2][axis] for name in past for profile in (PREFILL, DECODE)]
+    """The most cache rows that an engine takes in both profiles; a head, which has no cache, takes any.
+
+    Rows that are bound are in the shape of the cache; where it is bound whole, those that are read in that of the bias.
+    """
+    prefix, axis = (PAST, 1) if fixed_rows([graph]) is None else (BIAS, 3)
+    names = [value.name for value in graph.inputs if value.name.startswith(prefix)]
+    rows = [engine.get_tensor_profile_shape(name, profile)[2][axis] for name in names for profile in (PREFILL, DECODE)]
     return min(rows, default=1 << 62)

@@ -123,7 +123,7 @@ def _check_engine(trt: Any, engine: Any, graph: GraphFacts, file: Path, profiles
     """Raise BadInputError unless inputs, outputs and types are those of the manifest and all profiles are there."""
     names = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
     listed = {value.name for value in (*graph.inputs, *graph.outputs)}
-    types = {"float32": "FLOAT", "int64": "INT64", "int32": "INT32"}
+    types = {"float32": "FLOAT", "float16": "HALF", "int64": "INT64", "int32": "INT32"}
     typed = names == listed and all(
         engine.get_tensor_dtype(value.name) == getattr(trt.DataType, types.get(value.dtype, ""), None)
         for value in (*graph.inputs, *graph.outputs)

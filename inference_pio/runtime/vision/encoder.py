@@ -10,7 +10,7 @@ import numpy as np
 
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.artifact.manifest import GraphFacts, VisionFacts
-from inference_pio.errors import BadInputError, InferencePioError
+from inference_pio.errors import BadInputError
 from inference_pio.runtime.backends.tower import PIXELS, Tower
 from inference_pio.runtime.memory import MemoryBudget
 from inference_pio.runtime.vision.features import Features
@@ -113,7 +113,7 @@ class VisionEncoder:
         self._budget.take(self._weights, "loading the vision tower")
         try:
             return self._open_tower(self._graph)
-        except InferencePioError:
+        except BaseException:
             self._budget.give(self._weights)
             raise
 

@@ -155,13 +155,13 @@ def test_the_command_refuses_it_in_one_sentence(gpu, built, cache, tmp_path, cap
 def test_closing_frees_the_tower_and_it_can_be_loaded_again(gpu, built, cache):
     with opened(built, cache) as engine:
         messages = question(shown(0))
-        first, taken = engine.chat(messages, GREEDY), engine._budget.taken
+        first, taken = engine.chat(messages, GREEDY), engine._opened.budget.taken
         patches = engine.vision.prepared.image(picture(1), "image 0")
         held = gpu.runtime.used
         engine.vision.close()
-        assert gpu.runtime.used < held and engine._budget.taken < taken
+        assert gpu.runtime.used < held and engine._opened.budget.taken < taken
         engine.vision.encoder.features(patches)
-        assert (gpu.runtime.used, engine._budget.taken) == (held, taken)
+        assert (gpu.runtime.used, engine._opened.budget.taken) == (held, taken)
         assert engine.chat(messages, GREEDY).token_ids == first.token_ids
     assert gpu.runtime.used == 0
     engine.close()
@@ -190,7 +190,7 @@ def test_the_tower_counts_before_anything_is_loaded(built, cache, monkeypatch):
 @only_trt85
 def test_images_that_the_gpu_has_no_room_for(gpu, built, cache):
     with opened(built, cache) as engine:
-        text, taken = engine.generate(TEXT, GREEDY), engine._budget.taken
+        text, taken = engine.generate(TEXT, GREEDY), engine._opened.budget.taken
         memory, engine_bytes = gpu.runtime.memory, next(cache.glob("engines/*/vision.engine")).stat().st_size
         for room, message in (
             (engine_bytes - 1, r"the engine of vision\.onnx needs .* MB of GPU memory"),
@@ -199,7 +199,7 @@ def test_images_that_the_gpu_has_no_room_for(gpu, built, cache):
             gpu.runtime.memory = gpu.runtime.used + room
             with pytest.raises(ResourceLimitError, match=message):
                 engine.chat(question(shown(0)), GREEDY)
-            assert engine._budget.taken == taken and not engine.vision.encoder.loaded
+            assert engine._opened.budget.taken == taken and not engine.vision.encoder.loaded
         gpu.runtime.memory = memory
         assert engine.generate(TEXT, GREEDY).token_ids == text.token_ids
         engine.chat(question(shown(0)), GREEDY)
