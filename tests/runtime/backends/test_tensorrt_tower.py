@@ -188,18 +188,22 @@ def test_the_tower_counts_before_anything_is_loaded(built, cache, monkeypatch):
 
 
 @only_trt85
-def test_images_that_the_gpu_has_no_room_for(gpu, built, cache):
+@pytest.mark.parametrize(
+    ("short", "message"),
+    [
+        (1, r"the engine of vision\.onnx needs .* MB of GPU memory"),
+        (0, r"images of up to 64 tokens, .* memory for activations needs .* smaller --max-image-tokens"),
+    ],
+)
+def test_images_that_the_gpu_has_no_room_for(gpu, built, cache, short, message):
+    size = next(cache.glob("engines/*/vision.engine")).stat().st_size
     with opened(built, cache) as engine:
-        text, taken = engine.generate(TEXT, GREEDY), engine._opened.budget.taken
-        memory, engine_bytes = gpu.runtime.memory, next(cache.glob("engines/*/vision.engine")).stat().st_size
-        for room, message in (
-            (engine_bytes - 1, r"the engine of vision\.onnx needs .* MB of GPU memory"),
-            (engine_bytes, r"images of up to 64 tokens, .* memory for activations needs .* smaller --max-image-tokens"),
-        ):
-            gpu.runtime.memory = gpu.runtime.used + room
-            with pytest.raises(ResourceLimitError, match=message):
-                engine.chat(question(shown(0)), GREEDY)
-            assert engine._opened.budget.taken == taken and not engine.vision.encoder.loaded
+        empty, memory = engine._opened.budget.taken, gpu.runtime.memory
+        text = engine.generate(TEXT, GREEDY)
+        gpu.runtime.memory = gpu.runtime.used + size - short
+        with pytest.raises(ResourceLimitError, match=message):
+            engine.chat(question(shown(0)), GREEDY)
+        assert engine._opened.budget.taken == empty and not engine.vision.encoder.loaded
         gpu.runtime.memory = memory
         assert engine.generate(TEXT, GREEDY).token_ids == text.token_ids
         engine.chat(question(shown(0)), GREEDY)
