@@ -28,13 +28,15 @@ class TensorRTBlocks:
         self.hidden_size, self.vocab_size = manifest.model.hidden_size, manifest.model.vocab_size
         self.graphs = [graph for graph in manifest.graphs if graph.role in ("block", "head")]
         self.in_place = fixed_rows(self.graphs) is not None
-        engines = [self.shared.load(graph, profiles=DECODE + 1) for graph in self.graphs]
-        self.cache_rows = min(_most_rows(engine, graph) for engine, graph in zip(engines, self.graphs, strict=True))
+        self.cache_rows = 1 << 62
         """Rows of the cache that the engines can be given at most."""
-        self.shared.reserve(engines)
-        self.contexts = [[self.shared.context(engine, profile) for profile in (PREFILL, DECODE)] for engine in engines]
-        self.shared.cuda.synchronize(self.shared.stream)
-        self._decoding = [(0, 0)] * len(engines)
+        self.contexts: list[list[Any]] = []
+        try:
+            self._load()
+        except BaseException:
+            self.close()
+            raise
+        self._decoding = [(0, 0)] * len(self.contexts)
         """Of each context for decoding: the cache rows it was last given, and how often these have changed."""
 
     def state(self) -> TensorRTBlockState:
@@ -47,6 +49,14 @@ class TensorRTBlocks:
     def close(self) -> None:
         self.contexts = []
         self.shared.close()
+
+    def _load(self) -> None:
+        shared, graphs = self.shared, self.graphs
+        engines = [shared.load(graph, profiles=DECODE + 1) for graph in graphs]
+        self.cache_rows = min(_most_rows(engine, graph) for engine, graph in zip(engines, graphs, strict=True))
+        shared.reserve(engines)
+        self.contexts = [[shared.context(engine, profile) for profile in (PREFILL, DECODE)] for engine in engines]
+        shared.cuda.synchronize(shared.stream)
 
     def reshaped(self, index: int, bound: int) -> int:
         """Note that a block decodes over `bound` cache rows.
