@@ -80,6 +80,20 @@ def vision_artifact(vision_checkpoint: Path, tmp_path_factory: pytest.TempPathFa
     return make
 
 
+@pytest.fixture(scope="session")
+def vision_blocks(vision_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`vision_blocks("sm61")`: it exported in float32 for TensorRT, once per session; with sm86 for 10.15."""
+    from block_cases import export_blocks
+
+    folder = tmp_path_factory.mktemp("vision_blocks")
+
+    def make(hardware: str) -> Path:
+        out = folder / hardware
+        return out if out.exists() else export_blocks(vision_checkpoint, out, hardware=hardware)
+
+    return make
+
+
 @pytest.fixture(autouse=True)
 def private_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep stamps and derived files out of the user's own cache."""

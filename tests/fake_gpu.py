@@ -24,6 +24,7 @@ import pytest
 from inference_pio.runtime.backends import cuda_library
 
 OUT_OF_MEMORY, INVALID = 2, 1
+TYPES = {"FLOAT": np.float32, "INT32": np.int32, "INT64": np.int64}
 
 
 class Function:
@@ -181,11 +182,12 @@ class FakeEngine:
 
     def __init__(self, facts: dict[str, Any], runtime: FakeRuntime, modern: bool) -> None:
         self.facts, self.runtime = facts, runtime
+        self.scratch = max(int(np.prod(most)) for each in facts["profiles"] for _, _, most in each.values())
         if modern:
-            self.device_memory_size_v2 = 4096
+            self.device_memory_size_v2 = self.scratch
             self.create_execution_context = lambda strategy: ModernContext(self)
         else:
-            self.device_memory_size = 4096
+            self.device_memory_size = self.scratch
             self.create_execution_context_without_device_memory = lambda: FakeContext(self)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = 1, 3
@@ -200,7 +202,7 @@ class FakeEngine:
         return [*self.inputs, *self.outputs][index]
 
     def get_tensor_dtype(self, name: str) -> str:
-        return {"tensor(float)": "FLOAT", "tensor(int64)": "INT64"}[self.types[name]]
+        return {"tensor(float)": "FLOAT", "tensor(int64)": "INT64", "tensor(int32)": "INT32"}[self.types[name]]
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[list[int]]:
         return self.facts["profiles"][profile][name]
@@ -230,18 +232,19 @@ class FakeContext:
         return address % 16 == 0
 
     def execute_async_v3(self, stream: int) -> bool:
-        assert self.device_memory, "no memory for activations"
         runtime, session = self.engine.runtime, self.engine.session
+        memory, size = self.device_memory, self.engine.scratch
         shapes, addresses, reshaped = dict(self.shapes), dict(self.addresses), self.reshaped
 
         def work() -> None:
             assert self.reshaped == reshaped, "a graph is launched after its context was given other shapes"
+            runtime.view(memory, size)
             feeds = {}
             for name in self.engine.inputs:
-                dtype = np.dtype(np.int64 if self.engine.get_tensor_dtype(name) == "INT64" else np.float32)
-                size = int(np.prod(shapes[name])) * dtype.itemsize
-                memory = ctypes.string_at(runtime.view(addresses[name], size), size)
-                feeds[name] = np.frombuffer(memory, dtype).reshape(shapes[name])
+                dtype = np.dtype(TYPES[self.engine.get_tensor_dtype(name)])
+                held = int(np.prod(shapes[name])) * dtype.itemsize
+                content = ctypes.string_at(runtime.view(addresses[name], held), held)
+                feeds[name] = np.frombuffer(content, dtype).reshape(shapes[name])
             for name, array in zip(self.engine.outputs, session.run(None, feeds), strict=True):
                 ctypes.memmove(runtime.view(addresses[name], array.nbytes), array.ctypes.data, array.nbytes)
 
@@ -253,6 +256,7 @@ class ModernContext(FakeContext):
     """As TensorRT 10 has it."""
 
     def set_device_memory(self, address: int, size: int) -> None:
+        assert size >= self.engine.scratch, "too little memory for activations"
         self.device_memory = address
 
 
@@ -323,7 +327,7 @@ def _tensorrt(gpu: FakeGpu, version: str) -> Any:
             return FakeEngine(facts, gpu.runtime, modern)
 
     module.ILogger, module.Runtime = ILogger, Runtime
-    module.DataType = types.SimpleNamespace(FLOAT="FLOAT")
+    module.DataType = types.SimpleNamespace(FLOAT="FLOAT", INT32="INT32")
     module.MemoryPoolType = types.SimpleNamespace(WORKSPACE="WORKSPACE")
     if modern:
         module.DataType.INT64 = "INT64"

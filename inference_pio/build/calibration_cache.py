@@ -12,11 +12,11 @@ from pathlib import Path
 
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.artifact.files import write_atomically
-from inference_pio.build.pipeline import ROLES
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.lint.loading import load
 from inference_pio.graphs.lint.quantization import QUANTIZE
 from inference_pio.graphs.lint.scope import scopes
+from inference_pio.runtime.backends.tensorrt_engines import ROLES
 
 HEADER = "TRT-8503-EntropyCalibration2"
 """Of TensorRT 8.5.3."""

@@ -14,28 +14,20 @@ from typing import Any
 import psutil
 
 from inference_pio.artifact.bundle import Artifact
-from inference_pio.artifact.cache_rows import rounded_up
 from inference_pio.artifact.locking import FolderBusyError, FolderLock
 from inference_pio.artifact.manifest import GraphFacts, Manifest
-from inference_pio.build.options import (
-    DEFAULT_CONTEXT,
-    BuildOptions,
-    BuildProgress,
-    BuildReport,
-    BuiltEngine,
-    SilentProgress,
-)
-from inference_pio.build.profiles import profiles
+from inference_pio.build.limits import Limits, limits_of
+from inference_pio.build.options import BuildOptions, BuildProgress, BuildReport, BuiltEngine, SilentProgress
+from inference_pio.build.profiles import covered, profiles
 from inference_pio.build.worker import Job
 from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
 from inference_pio.runtime.backends.engine_store import EngineStore, graph_hash
+from inference_pio.runtime.backends.tensorrt_engines import ROLES
 from inference_pio.runtime.backends.tensorrt_library import LINES
 
 Run = Callable[[Job, Path], dict[str, Any]]
 """Does a job, with its messages in a log file, and returns what the worker says."""
 
-ROLES = ("block", "head")
-"""Graphs that become engines; vision towers and experts run on ONNX Runtime."""
 HOST_BYTES = 10
 """Host memory that building takes per weight: 6.9 GiB were measured for 769 million (docs/tensorrt.md)."""
 ENGINE_SHARE = 1.3
@@ -61,8 +53,7 @@ def build(
     if manifest.dialect not in LINES:
         raise BadInputError(f"{artifact.path} was exported for {manifest.target_key}: export it with --target tensorrt")
     graphs = [graph for graph in manifest.graphs if graph.role in ROLES]
-    context = min(options.max_context or DEFAULT_CONTEXT, manifest.model.context_length)
-    rows = rounded_up(context)
+    limits = limits_of(artifact, options)
     with tempfile.TemporaryDirectory(prefix="inference-pio-build-") as scratch:
         log = Path(scratch) / "log"
         facts = run(Job(str(Path(scratch) / "facts"), manifest.dialect, options.device), log)
@@ -75,21 +66,22 @@ def build(
         engines = []
         for number, graph in enumerate(graphs, start=1):
             progress.start(graph.file, number, len(graphs))
-            engines.append(_one(artifact, graph, options, store, rows, run))
+            engines.append(_one(artifact, graph, options, store, limits, run))
             progress.done(engines[-1])
     finally:
         shutil.rmtree(_partial(store), ignore_errors=True)
         lock.release()
     store.touch()
-    return BuildReport(str(store.folder), facts["gpu"], facts["tensorrt"], rows, tuple(engines))
+    places = str(store.folder), facts["gpu"], facts["tensorrt"]
+    return BuildReport(*places, limits.cache_rows, limits.image_tokens, tuple(engines))
 
 
 def _one(
-    artifact: Artifact, graph: GraphFacts, options: BuildOptions, store: EngineStore, rows: int, run: Run
+    artifact: Artifact, graph: GraphFacts, options: BuildOptions, store: EngineStore, limits: Limits, run: Run
 ) -> BuiltEngine:
     manifest, source = artifact.manifest, graph_hash(artifact.manifest, graph)
-    known = store.record(graph)
-    if known is not None and known.source == source and known.cache_rows >= rows and not options.force:
+    known, asked = store.record(graph), profiles(graph, limits)
+    if known is not None and known.source == source and covered(asked, known.profiles) and not options.force:
         return BuiltEngine(graph.file, known.size, known.seconds, True)
     _check_host(manifest, graph, store.folder)
     folder = _partial(store)
@@ -100,12 +92,12 @@ def _one(
         onnx=str(artifact.file(graph.file).resolve()),
         engine=str(folder / "engine"),
         timing_cache=str(store.folder / "timing.cache"),
-        profiles=tuple(profiles(graph, rows)),
+        profiles=tuple(asked),
         quantized=_quantized(manifest),
         workspace=options.workspace,
     )
     found = run(job, store.folder / f"{Path(graph.file).stem}.log")
-    record = store.put(graph, Path(job.engine), source, rows, found["seconds"])
+    record = store.put(graph, Path(job.engine), source, asked, found["seconds"])
     return BuiltEngine(graph.file, record.size, record.seconds, False)
 
 
@@ -155,9 +147,10 @@ def _check_host(manifest: Manifest, graph: GraphFacts, folder: Path) -> None:
     needed = HOST_BYTES * data.size // (1 if _quantized(manifest) else 4)
     available = psutil.virtual_memory().available
     if needed > available:
+        fewer = ", or export with fewer --block-layers" if graph.role == "block" else ""
         raise ResourceLimitError(
             f"building {graph.file} takes about {needed // 10**6} MB of memory and {available // 10**6} MB are "
-            "available: close other programs, or export with fewer --block-layers"
+            f"available: close other programs{fewer}"
         )
     wanted, free = int(ENGINE_SHARE * data.size), shutil.disk_usage(folder).free
     if wanted > free:

@@ -1,38 +1,60 @@
-"""The ranges of shapes that an engine is built for: prefill and decode."""
+"""The ranges of shapes that an engine is built for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from inference_pio.artifact.cache_rows import BUCKET
 from inference_pio.artifact.manifest import GraphFacts
+from inference_pio.build.limits import Limits
 from inference_pio.errors import BadInputError
 from inference_pio.runtime.backends.blocks import BIAS, PAST
+from inference_pio.runtime.backends.engine_store import Profile
+from inference_pio.runtime.backends.tower import PIXELS
 from inference_pio.runtime.generation import CHUNK_TOKENS
 
 Range = tuple[int, int, int]
 """Least, best and most."""
-Profile = dict[str, tuple[list[int], list[int], list[int]]]
-"""Least, best and largest shape by input."""
 BEST_ROWS = 1024
 """Cache rows that kernels are chosen for, where the engine takes as many."""
+BEST_PATCHES = 1024
+"""Patches that kernels are chosen for, where the engine takes as many: 512 x 512 pixels with patches of 16."""
 
 
-def profiles(graph: GraphFacts, cache_rows: int) -> list[Profile]:
-    """Prefill (2 to 128 new tokens, best at 128) and decode (1), over 256 to `cache_rows` rows of cache.
+def profiles(graph: GraphFacts, limits: Limits) -> list[Profile]:
+    """The profiles of a graph's engine.
 
-    Raises BadInputError for a graph with free dimensions besides new tokens and cache rows.
+    A block has two, prefill (2 to 128 new tokens, best at 128) and decode (1), over 256 rows of cache and more; a
+    vision tower one, for one image, or frame, of a token's patches and more. Raises BadInputError for a graph with
+    other free dimensions.
     """
-    rows: Range = (BUCKET, min(BEST_ROWS, cache_rows), cache_rows)
+    rows: Range = (BUCKET, min(BEST_ROWS, limits.cache_rows), limits.cache_rows)
+    if graph.role == "vision":
+        least, most = limits.patches_per_token, (limits.image_tokens or 1) * limits.patches_per_token
+        return [_profile(graph, {"images": (1, 1, 1), "patches": (least, min(BEST_PATCHES, most), most)})]
     tokens: tuple[Range, ...] = ((2, CHUNK_TOKENS, CHUNK_TOKENS), (1, 1, 1))
     return [_profile(graph, {"tokens": each, "rows": rows}) for each in tokens]
 
 
+def covered(asked: Sequence[Profile], built: Sequence[Profile]) -> bool:
+    """Whether an engine that was `built` takes every shape that is asked for, profile by profile."""
+    if [profile.keys() for profile in asked] != [profile.keys() for profile in built]:
+        return False
+    return all(
+        small <= least and most <= large
+        for wanted, there in zip(asked, built, strict=True)
+        for name in wanted
+        for small, least, most, large in zip(
+            there[name][0], wanted[name][0], wanted[name][2], there[name][2], strict=True
+        )
+    )
+
+
 def _profile(graph: GraphFacts, ranges: Mapping[str, Range]) -> Profile:
     named = _symbols(graph)
-    profile: Profile = {}
+    profile: dict[str, list[list[int]]] = {}
     for value in graph.inputs:
-        shapes: tuple[list[int], list[int], list[int]] = ([], [], [])
+        shapes: list[list[int]] = [[], [], []]
         for size in value.shape:
             if isinstance(size, str) and size not in named:
                 raise BadInputError(
@@ -47,7 +69,7 @@ def _profile(graph: GraphFacts, ranges: Mapping[str, Range]) -> Profile:
 
 
 def _symbols(graph: GraphFacts) -> dict[str, str]:
-    """What the free dimensions of a graph stand for: that of hidden states, and that of caches or what is read."""
+    """What the free dimensions of a graph stand for: those of hidden states, of caches or what is read, of pixels."""
     named: dict[str, str] = {}
     for value in graph.inputs:
         sizes = [size for size in value.shape if isinstance(size, str)]
@@ -57,4 +79,6 @@ def _symbols(graph: GraphFacts) -> dict[str, str]:
             named |= dict.fromkeys(sizes, "rows")
         elif value.name.startswith(BIAS):
             named |= dict.fromkeys(sizes[1:], "rows")
+        elif value.name == PIXELS:
+            named |= dict(zip(sizes, ("images", "patches"), strict=False))
     return named

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from inference_pio.build.profiles import Profile
 from inference_pio.errors import BadInputError, InferencePioError
 from inference_pio.runtime.backends import tensorrt_library as library
 from inference_pio.runtime.backends.cuda_library import open_cuda
+from inference_pio.runtime.backends.engine_store import Profile
 
 PREVIEW = "FASTER_DYNAMIC_SHAPES_0805"
 """An option of TensorRT 8.5 and 8.6 that is the default later."""

@@ -41,7 +41,7 @@ class BarProgress:
 def check_alone() -> None:
     """Raise BadInputError for options of building, which `--calibration-cache` does not do."""
     context = click.get_current_context()
-    for name in ("max_context", "workspace", "device", "force"):
+    for name in ("max_context", "max_image_tokens", "workspace", "device", "force"):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             option = f"--{name.replace('_', '-')}"
             raise BadInputError(f"{option} is for building, and --calibration-cache builds nothing: leave one out")
@@ -50,6 +50,7 @@ def check_alone() -> None:
 @click.command("build")
 @click.argument("artifact", type=FOLDER)
 @click.option("--max-context", type=int, help="Longest sequence in tokens; the model's, at most 4096, by default.")
+@click.option("--max-image-tokens", type=int, help="Largest image in tokens; the model's, at most 256, by default.")
 @click.option("--workspace", type=SIZE, help="GPU memory that a kernel may take while it runs; no limit by default.")
 @click.option("--device", type=int, default=0, show_default=True, help="The GPU's number.")
 @click.option("--force", is_flag=True, help="Build again what was built before.")
@@ -63,7 +64,7 @@ def check_alone() -> None:
 def command(artifact: Path, caches: Path | None, json_out: str | None, **values: Any) -> None:
     """Build the TensorRT engines of ARTIFACT for the GPU of this machine, into the user's cache.
 
-    Each block is built in a process of its own; what is there already is kept, so an interrupted build goes on.
+    Each part is built in a process of its own; what is there already is kept, so an interrupted build goes on.
     """
     opened = Artifact.open(artifact)
     if caches is not None:
@@ -90,4 +91,5 @@ def command(artifact: Path, caches: Path | None, json_out: str | None, **values:
     for engine in report.engines:
         took = "was there" if engine.reused else f"{engine.seconds:.0f} s"
         click.echo(f"{engine.graph:<16} {size_text(engine.size):>10}  {took}")
-    click.echo(f"for {visible(report.gpu)} with TensorRT {report.tensorrt}, up to {report.cache_rows} tokens")
+    images = "" if report.image_tokens is None else f", images up to {report.image_tokens} tokens"
+    click.echo(f"for {visible(report.gpu)} with TensorRT {report.tensorrt}, up to {report.cache_rows} tokens{images}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from inference_pio.build.options import DEFAULT_IMAGE_TOKENS
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.hardware import AUTO, find_hardware
 from inference_pio.graphs.spec import DecoderSpec
@@ -48,4 +49,9 @@ def notes_on(spec: DecoderSpec, case: Case, layout: Layout, kv_cache: str) -> li
         notes.append("experts on the drive are read when a token chooses them; all are taken to be as likely")
     if spec.moe is not None and not RULES[case.key].experts_on_device:
         notes.append("the CPU computes the experts, so every layer waits for it")
+    if spec.vision is not None and RULES[case.key].built:
+        notes.append(
+            f"memory is planned for images of up to {DEFAULT_IMAGE_TOKENS} tokens, as the vision tower is built for: "
+            "larger ones need build --max-image-tokens, and memory that grows with the square of it"
+        )
     return notes

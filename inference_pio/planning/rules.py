@@ -39,6 +39,7 @@ class Rules:
     `quantized_experts` is false where the device has no operator for experts stored as integers. `floats` and `blocks`
     name the rates of a `Card` that products of floating point, and of blocks of integers, reach; products of integers
     reach `int8_tops`. `stores_angles` names what a decoder computes in where the file has a table of rotary angles.
+    `built` says that engines are built for ranges of shapes.
     """
 
     table_on_device: bool
@@ -48,6 +49,7 @@ class Rules:
     caches: tuple[str, ...] = ("fp32", "fp16", "int8")
     quantized_experts: bool = True
     stores_angles: tuple[str, ...] = ()
+    built: bool = False
 
     def rate(self, card: Card, product: Product) -> float:
         """Operations per second."""
@@ -59,8 +61,8 @@ CPU_RULES = Rules(True, True, "fp32_tflops", "int8_tops", ("fp32", "int8"), stor
 
 RULES = {
     "ort-cpu": CPU_RULES,
-    "tensorrt/trt85": Rules(False, False, "fp32_tflops", "fp32_tflops"),
-    "tensorrt/modern": Rules(False, False, "fp16_tflops", "fp16_tflops", ("fp16", "fp32", "int8")),
+    "tensorrt/trt85": Rules(False, False, "fp32_tflops", "fp32_tflops", built=True),
+    "tensorrt/modern": Rules(False, False, "fp16_tflops", "fp16_tflops", ("fp16", "fp32", "int8"), built=True),
     "ort-cuda/sm61": Rules(True, True, "fp32_tflops", "fp32_tflops", ("fp32",), quantized_experts=False),
     "ort-cuda/modern": Rules(
         True, True, "fp16_tflops", "fp16_tflops", ("fp16", "fp32"), stores_angles=("float16", "bfloat16")

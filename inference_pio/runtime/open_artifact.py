@@ -8,10 +8,11 @@ from pathlib import Path
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.artifact.hashing import StampCache
 from inference_pio.artifact.jsonfile import read_json_object
-from inference_pio.artifact.manifest import Manifest
+from inference_pio.artifact.manifest import GraphFacts, Manifest
 from inference_pio.errors import BadInputError
 from inference_pio.runtime.backends.choose import open_backend
 from inference_pio.runtime.backends.device_memory import DeviceMemory
+from inference_pio.runtime.backends.tower import Tower
 from inference_pio.runtime.config import EngineConfig, MapWeights, VerifyHashes
 from inference_pio.runtime.cpu import check_cpu_class, physical_cores
 from inference_pio.runtime.device import choose_memory
@@ -71,10 +72,10 @@ class OpenArtifact:
         """What prepares images, where the model takes any."""
         if (facts := self.manifest.vision) is not None:
             self.budget.take(config.image_cache_bytes, "the cache of image features")
-            self.vision = VisionInput(artifact, facts, self.tokenizer, threads, self.budget, config, memory)
+            self.vision = VisionInput(artifact, facts, self.tokenizer, self._open_tower, self.budget, config)
         # Last, because what follows it would have to close it when it fails.
-        backend = open_backend(artifact.path, self.manifest, config, threads, self.budget, mapped, memory)
-        self.sequences = Sequences(backend)
+        self._backend = open_backend(artifact.path, self.manifest, config, threads, self.budget, mapped, memory)
+        self.sequences = Sequences(self._backend)
 
     def close(self) -> None:
         """Release weights and caches, after the step that runs."""
@@ -82,6 +83,10 @@ class OpenArtifact:
         self.prefix_cache.clear()
         if self.vision is not None:
             self.vision.close()
+
+    def _open_tower(self, graph: GraphFacts) -> Tower:
+        tower: Tower = self._backend.open_tower(graph)
+        return tower
 
 
 def open_artifact(path: Path, config: EngineConfig) -> OpenArtifact:

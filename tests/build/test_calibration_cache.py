@@ -9,6 +9,7 @@ import pytest
 from lint_cases import QDQ, SCALES, graph
 
 from inference_pio.artifact.bundle import Artifact
+from inference_pio.build import calibration_cache as calibration_cache_module
 from inference_pio.build.calibration_cache import activation_scales, calibration_cache
 from inference_pio.cli.main import run
 
@@ -37,6 +38,12 @@ def test_the_command_writes_a_cache_for_every_graph(block_artifact, tmp_path, ca
     assert len(lines) >= 8
 
 
+def test_a_vision_tower_has_one_too(vision_blocks, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration_cache_module, "activation_scales", lambda file: {"x": 1.0})
+    assert run(["build", str(vision_blocks("sm61")), "--calibration-cache", str(tmp_path / "caches")]) == 0
+    assert {path.name for path in (tmp_path / "caches").iterdir()} == {"block-00.cache", "head.cache", "vision.cache"}
+
+
 @pytest.mark.parametrize("precision", ["fp32"])
 def test_without_quantized_activations_there_is_no_cache(block_artifact, tmp_path, capsys, precision):
     assert run(["build", str(block_artifact(precision)), "--calibration-cache", str(tmp_path / "caches")]) == 2
@@ -44,7 +51,10 @@ def test_without_quantized_activations_there_is_no_cache(block_artifact, tmp_pat
     assert not (tmp_path / "caches").exists()
 
 
-@pytest.mark.parametrize("options", [["--force"], ["--device", "0"], ["--max-context", "77"], ["--workspace", "1GB"]])
+@pytest.mark.parametrize(
+    "options",
+    [["--force"], ["--device", "0"], ["--max-context", "77"], ["--workspace", "1GB"], ["--max-image-tokens", "9"]],
+)
 def test_options_of_building_are_refused(block_artifact, tmp_path, capsys, options):
     arguments = ["build", str(block_artifact("fp32")), "--calibration-cache", str(tmp_path / "out"), *options]
     assert run(arguments) == 2 and f"{options[0]} is for building" in capsys.readouterr().err

@@ -24,7 +24,18 @@ def test_it_builds_compares_and_times(monkeypatch, block_artifact, tmp_path, cap
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["max_logit_difference"] == 0 and found["top1_agreement"] == 1
     assert len(found["engines"]) == 3 and set(found["speed"]) == {"chain", "tensorrt"}
+    assert found["max_feature_difference"] is None
     assert "Fake GTX 1060, TensorRT 8.5.3.1" in capsys.readouterr().out
+
+
+def test_it_compares_features_of_an_image(monkeypatch, vision_blocks, tmp_path, capsys):
+    fake_gpu.install(monkeypatch)
+    monkeypatch.setattr(pipeline, "run_worker", run_here)
+    few = ["--prompt-tokens", "5", "--new-tokens", "2", "--repeat", "1", "--json", str(tmp_path / "out.json")]
+    assert runpy.run_path(str(SCRIPT))["main"]([str(vision_blocks("sm61")), *few]) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["max_feature_difference"] < 1e-5 and found["speed"]["tensorrt"]["image_s"] > 0
+    assert "difference of an image's features" in capsys.readouterr().out
 
 
 def test_without_a_gpu_it_says_so(block_artifact, capsys):

@@ -91,10 +91,15 @@ def test_what_is_there_is_kept(gpu, artifact, tmp_path):
     assert len(gpu.configs) == 3
 
 
-@pytest.mark.parametrize("options", [{"force": True}, {"max_context": 700}])
-def test_it_is_built_again_when_asked_or_too_short(gpu, artifact, tmp_path, options):
+def test_it_is_built_again_when_asked(gpu, artifact, tmp_path):
     build_here(artifact, tmp_path)
-    assert not any(engine.reused for engine in build_here(artifact, tmp_path, **options).engines)
+    assert not any(engine.reused for engine in build_here(artifact, tmp_path, force=True).engines)
+
+
+def test_blocks_are_built_again_for_a_longer_context_and_the_head_is_not(gpu, artifact, tmp_path):
+    build_here(artifact, tmp_path)
+    for context, reused in ((700, [False, False, True]), (300, [True, True, True])):
+        assert [engine.reused for engine in build_here(artifact, tmp_path, max_context=context).engines] == reused
 
 
 def test_an_interrupted_build_goes_on(gpu, artifact, tmp_path):
@@ -150,7 +155,7 @@ def test_two_builds_at_once_are_refused(gpu, artifact, tmp_path):
     lock.release()
 
 
-@pytest.mark.parametrize("values", [{"max_context": 0}, {"workspace": 0}, {"device": -1}])
+@pytest.mark.parametrize("values", [{"max_context": 0}, {"max_image_tokens": 0}, {"workspace": 0}, {"device": -1}])
 def test_options_out_of_range_are_refused(values):
     with pytest.raises(BadInputError, match="must be at least"):
         BuildOptions(**values)
@@ -158,7 +163,7 @@ def test_options_out_of_range_are_refused(values):
 
 def test_engines_are_for_at_most_so_many_tokens_by_default(gpu, artifact, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(pipeline, "profiles", lambda graph, rows: asked.append(rows) or [])
+    monkeypatch.setattr(pipeline, "profiles", lambda graph, limits: asked.append(limits.cache_rows) or [])
     monkeypatch.setattr(worker, "_engine", lambda job, tensorrt: b"engine")
     build_here(artifact, tmp_path, max_context=None)
     assert set(asked) == {min(DEFAULT_CONTEXT, Artifact.open(artifact).manifest.model.context_length)}

@@ -6,10 +6,12 @@ import random
 import pytest
 from random_shapes import published_config
 
+from inference_pio.build.options import DEFAULT_IMAGE_TOKENS
 from inference_pio.calibration.recipes import find_recipe
 from inference_pio.graphs.hardware import profiles
 from inference_pio.planning.plan import PlanOptions
 from inference_pio.planning.planner import make_plans
+from inference_pio.planning.rules import IMAGE_PATCHES
 
 MIB = 2**20
 HOST_BANDWIDTH, HOST_INT8, DISK = 42.7e9, 1.075e12, 3e9
@@ -192,6 +194,22 @@ def test_a_vision_tower_has_its_place_and_time():
     assert plan_of("qwen3-4b", hardware="gtx-1060-6gb").speeds.image_seconds is None
     activations = next(entry["bytes"] for entry in plan.reserved if entry["for"] == "activations")
     assert activations == 300 * MIB + 4 * 1024 * (16 * 1024 + 4 * 1024 + 4096)
+    merge = published_config("qwen3-vl-2b")["vision_config"]["spatial_merge_size"]
+    assert DEFAULT_IMAGE_TOKENS * merge**2 == IMAGE_PATCHES
+
+
+@pytest.mark.parametrize(
+    ("model", "hardware", "target", "noted"),
+    [
+        ("qwen3-vl-2b", "gtx-1080-ti", "tensorrt", True),
+        ("qwen3-vl-2b", "gtx-1080-ti", "ort-cuda", False),
+        ("qwen3-vl-2b", "i5-10210u", None, False),
+        ("qwen3-4b", "gtx-1080-ti", "tensorrt", False),
+    ],
+)
+def test_the_largest_image_is_noted_where_engines_are_built(model, hardware, target, noted):
+    notes = plan_of(model, hardware=hardware, target=target).notes
+    assert any("images of up to 256 tokens" in note for note in notes) == noted
 
 
 def test_a_cpu_keeps_weights_in_memory_and_the_rest_on_the_drive():

@@ -6,6 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+from inference_pio.artifact.manifest import GraphFacts
+from inference_pio.runtime.backends.tower import Tower
 from inference_pio.runtime.candidates import Candidates, Query
 from inference_pio.runtime.vision.features import ChunkImages
 
@@ -60,6 +62,12 @@ class Backend(Protocol):
 
     def sequence(self) -> Sequence:
         """A new, empty sequence."""
+
+    def open_tower(self, graph: GraphFacts) -> Tower:
+        """Load the artifact's vision tower where the backend computes; the engine lets one step run at a time.
+
+        Raises BadInputError for a graph that cannot be loaded, ResourceLimitError when the device has no room.
+        """
 
     def close(self) -> None:
         """Release the weights."""

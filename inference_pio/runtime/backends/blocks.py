@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from inference_pio.artifact.manifest import GraphFacts
+from inference_pio.runtime.backends.tower import Tower
 
 EXPERTS_INPUT, EXPERTS_OUTPUT = "experts_input", "experts_output"
 PAST, PRESENT = "past_key_values.", "present."
@@ -78,6 +79,9 @@ class BlockRunner(Protocol):
 
     def state(self) -> BlockState:
         """A new, empty sequence."""
+
+    def open_tower(self, graph: GraphFacts) -> Tower:
+        """As `Backend.open_tower`."""
 
     def close(self) -> None:
         """Release the weights."""

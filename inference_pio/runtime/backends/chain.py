@@ -28,6 +28,7 @@ from inference_pio.runtime.backends.blocks import (
 from inference_pio.runtime.backends.cached_sequence import CachedSequence
 from inference_pio.runtime.backends.rotary_tables import RotaryTables
 from inference_pio.runtime.backends.token_table import TokenTable
+from inference_pio.runtime.backends.tower import Tower
 from inference_pio.runtime.candidates import Query
 from inference_pio.runtime.memory import MemoryBudget
 from inference_pio.runtime.vision.features import ChunkImages
@@ -67,6 +68,9 @@ class ChainBackend:
 
     def sequence(self) -> ChainSequence:
         return ChainSequence(self)
+
+    def open_tower(self, graph: GraphFacts) -> Tower:
+        return self.runner.open_tower(graph)
 
     def close(self) -> None:
         self.runner.close()

@@ -20,6 +20,7 @@ from inference_pio.runtime.backends.ort_session import (
     ort_errors,
     session_entries,
 )
+from inference_pio.runtime.backends.tower import OrtTower
 
 SIGNED_PRODUCTS = {"session.qdqisint8allowed": "1"}
 """Makes ONNX Runtime run all products between QuantizeLinear and DequantizeLinear on integers, as a GPU does. Those
@@ -36,6 +37,7 @@ class OrtBlocks:
         """Raises BadInputError for files that cannot be loaded or that are not what the manifest says."""
         self.ort = import_onnxruntime()
         check_version(self.ort.__version__, manifest.requires.packages.get("onnxruntime", "0"))
+        self._folder, self._threads = folder, threads
         self.spec: CacheSpec = manifest.cache
         self.graphs = [graph for graph in manifest.graphs if graph.role in ("block", "head")]
         self.in_place = fixed_rows(self.graphs) is not None
@@ -44,6 +46,9 @@ class OrtBlocks:
 
     def state(self) -> OrtBlockState:
         return OrtBlockState(self)
+
+    def open_tower(self, graph: GraphFacts) -> OrtTower:
+        return OrtTower(self._folder, graph, self._threads)
 
     def close(self) -> None:
         self.sessions = []

@@ -29,6 +29,11 @@ class DeviceBuffers:
             self.moved += 1
         return address
 
+    def send(self, name: str, array: np.ndarray, stream: int) -> None:
+        """Copy an array from the host; CUDA has read pageable memory when the call returns."""
+        held = np.ascontiguousarray(array)
+        self._cuda.copy(self.address(name, held.nbytes), held.ctypes.data, held.nbytes, TO_DEVICE, stream)
+
     def replace(self, name: str, address: int, size: int) -> None:
         """Hold another piece of memory under a name, and free the one before it."""
         self._drop(name)

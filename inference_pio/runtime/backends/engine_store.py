@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,15 +22,18 @@ KEPT = 3
 """Folders of engines that are kept, the most recently used ones."""
 FACTS = "facts.json"
 
+Profile = Mapping[str, Sequence[Sequence[int]]]
+"""Least, best and largest shape by input: what an engine takes."""
+
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """What stands beside an engine: the hash of the graph and the options it was built from, its own, and its rows."""
+    """What stands beside an engine: the hash of the graph that it was built from, its own, and what it takes."""
 
     source: str
     sha256: str
     size: int
-    cache_rows: int
+    profiles: Sequence[Profile]
     seconds: float
 
 
@@ -64,10 +67,12 @@ class EngineStore:
         except (BadInputError, TypeError):
             return None
 
-    def put(self, graph: GraphFacts, built: Path, source: str, cache_rows: int, seconds: float) -> EngineRecord:
+    def put(
+        self, graph: GraphFacts, built: Path, source: str, profiles: Sequence[Profile], seconds: float
+    ) -> EngineRecord:
         """Keep a finished engine; its record is written last, so that half an engine is none."""
         found = hash_file(built)
-        record = EngineRecord(source, found.sha256, found.size, cache_rows, seconds)
+        record = EngineRecord(source, found.sha256, found.size, profiles, seconds)
         file = self.file(graph)
         file.with_suffix(".json").unlink(missing_ok=True)
         built.replace(file)
@@ -76,13 +81,18 @@ class EngineStore:
         partial.replace(file.with_suffix(".json"))
         return record
 
-    def checked(self, graph: GraphFacts) -> tuple[Path, EngineRecord]:
-        """A graph's engine, hashed; raises BadInputError when there is none for this GPU or it was changed."""
-        record, file = self.record(graph), self.file(graph)
+    def known(self, graph: GraphFacts) -> EngineRecord:
+        """What is known of a graph's engine; raises BadInputError when there is none for this GPU."""
+        record = self.record(graph)
         if record is None:
             raise BadInputError(
                 f"there is no engine of {graph.file} for {self._here()}{self._elsewhere()}: run inference-pio build"
             )
+        return record
+
+    def checked(self, graph: GraphFacts) -> tuple[Path, EngineRecord]:
+        """A graph's engine, hashed; raises BadInputError as `known` does, and when it was changed."""
+        record, file = self.known(graph), self.file(graph)
         check_private(self.root, self.folder)
         if hash_file(file) != FileHash(record.sha256, record.size):
             raise BadInputError(f"{file} has changed since it was built: run inference-pio build --force")

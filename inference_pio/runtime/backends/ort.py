@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from inference_pio.artifact.manifest import CacheSpec, Manifest
+from inference_pio.artifact.manifest import CacheSpec, GraphFacts, Manifest
 from inference_pio.errors import BadInputError
 from inference_pio.runtime.backends.cache_buffers import GROWTH
 from inference_pio.runtime.backends.device_memory import DeviceMemory
@@ -19,6 +19,7 @@ from inference_pio.runtime.backends.ort_session import (
     import_onnxruntime,
     open_session,
 )
+from inference_pio.runtime.backends.tower import OrtTower
 from inference_pio.runtime.memory import MemoryBudget
 from inference_pio.runtime.vision.features import ChunkImages
 
@@ -51,6 +52,7 @@ class OrtBackend:
         ort = import_onnxruntime()
         check_version(ort.__version__, manifest.requires.packages.get("onnxruntime", "0"))
         self.ort = ort
+        self._folder, self._threads = folder, threads
         self.spec: CacheSpec = manifest.cache
         self.positions = manifest.positions
         self.vocab_size = manifest.model.vocab_size
@@ -87,6 +89,9 @@ class OrtBackend:
             images = ChunkImages(np.zeros((1, 1), np.bool_), layers)
         pairs = zip(names, images.layers, strict=False)  # a decoder cut short takes fewer
         return [(IMAGE_MASK, images.mask), *pairs]
+
+    def open_tower(self, graph: GraphFacts) -> OrtTower:
+        return OrtTower(self._folder, graph, self._threads, self.memory)
 
     def close(self) -> None:
         self.session = None

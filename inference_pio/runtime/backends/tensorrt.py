@@ -1,7 +1,6 @@
-"""The blocks of a chain as TensorRT engines on a GPU.
+"""The blocks of a chain as TensorRT engines on a GPU, and the vision tower beside them.
 
-All engines share one piece of memory for their activations, since they run one after the other. What is fetched to the
-host are logits, and, in hybrids, what the experts read.
+What is fetched to the host are logits, features of images, and, in hybrids, what the experts read.
 """
 
 from __future__ import annotations
@@ -10,17 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from inference_pio.artifact.manifest import GraphFacts, Manifest
-from inference_pio.errors import BadInputError, ResourceLimitError
-from inference_pio.runtime.backends import tensorrt_library as library
 from inference_pio.runtime.backends.blocks import BIAS, PAST, fixed_rows
-from inference_pio.runtime.backends.cuda_library import Cuda, open_cuda
-from inference_pio.runtime.backends.engine_store import EngineStore, graph_hash
+from inference_pio.runtime.backends.tensorrt_engines import TensorRTEngines
 from inference_pio.runtime.backends.tensorrt_state import TensorRTBlockState
+from inference_pio.runtime.backends.tensorrt_tower import TensorRTTower
 
 PREFILL, DECODE = 0, 1
-"""Profiles of every engine: several new tokens, and one."""
-RESERVE = 64 << 20
-"""Device memory that is left for the driver's own needs."""
+"""Profiles of every block and of the head: several new tokens, and one."""
 
 
 class TensorRTBlocks:
@@ -28,88 +23,50 @@ class TensorRTBlocks:
 
     def __init__(self, manifest: Manifest, cache_dir: Path, device: int = 0) -> None:
         """Raises BadInputError without TensorRT, GPU or engines, ResourceLimitError when they do not fit the GPU."""
-        self.trt: Any = library.import_tensorrt(manifest.dialect)
-        self.cuda: Cuda = open_cuda(library.cuda_major(self.trt, manifest.dialect), device)
-        self.spec = manifest.cache
+        self.shared = TensorRTEngines(manifest, cache_dir, device)
+        self.spec, self._vision = manifest.cache, manifest.vision
         self.hidden_size, self.vocab_size = manifest.model.hidden_size, manifest.model.vocab_size
         self.graphs = [graph for graph in manifest.graphs if graph.role in ("block", "head")]
         self.in_place = fixed_rows(self.graphs) is not None
-        store = EngineStore(cache_dir, manifest, library.engine_facts(self.trt, self.cuda))
-        files = [self._checked(store, manifest, graph) for graph in self.graphs]
-        self._check_memory(files)
-        self.stream = self.cuda.stream()
-        self._log = library.logger(self.trt)
-        self._runtime = self.trt.Runtime(self._log)
-        self.engines = [library.deserialize(self._runtime, self._log, file) for file in files]
-        for engine, graph, file in zip(self.engines, self.graphs, files, strict=True):
-            _check_engine(self.trt, engine, graph, file)
-        self.cache_rows = min(
-            _most_rows(engine, graph) for engine, graph in zip(self.engines, self.graphs, strict=True)
-        )
+        self.cache_rows = 1 << 62
         """Rows of the cache that the engines can be given at most."""
-        size = max(library.scratch_bytes(engine) for engine in self.engines)
-        self.scratch = self.cuda.allocate(size, "the memory for activations")
-        self.contexts = [
-            [self._context(engine, profile, size) for profile in (PREFILL, DECODE)] for engine in self.engines
-        ]
-        self.cuda.synchronize(self.stream)
-        self.closed = False
-        self._decoding = [(0, 0)] * len(self.engines)
+        self.contexts: list[list[Any]] = []
+        try:
+            self._load()
+        except BaseException:
+            self.close()
+            raise
+        self._decoding = [(0, 0)] * len(self.contexts)
         """Of each context for decoding: the cache rows it was last given, and how often these have changed."""
-        store.touch()
 
     def state(self) -> TensorRTBlockState:
         return TensorRTBlockState(self)
 
+    def open_tower(self, graph: GraphFacts) -> TensorRTTower:
+        assert self._vision is not None
+        return TensorRTTower(self.shared, graph, self._vision.merge_size**2)
+
     def close(self) -> None:
-        if self.closed:
-            return
-        self.cuda.use()
-        self.cuda.synchronize(self.stream)
-        self.contexts, self.engines, self.closed = [], [], True
-        self.cuda.free(self.scratch)
-        self.cuda.destroy_stream(self.stream)
+        self.contexts = []
+        self.shared.close()
+
+    def _load(self) -> None:
+        shared, graphs = self.shared, self.graphs
+        engines = [shared.load(graph, profiles=DECODE + 1) for graph in graphs]
+        self.cache_rows = min(_most_rows(engine, graph) for engine, graph in zip(engines, graphs, strict=True))
+        shared.reserve(engines)
+        self.contexts = [[shared.context(engine, profile) for profile in (PREFILL, DECODE)] for engine in engines]
+        shared.cuda.synchronize(shared.stream)
 
     def reshaped(self, index: int, bound: int) -> int:
-        """Note that a block decodes over `bound` cache rows; how often its context has been given other shapes."""
+        """Note that a block decodes over `bound` cache rows.
+
+        Returns how often its context has been given other shapes, or other memory for activations.
+        """
         rows, changes = self._decoding[index]
         if rows != bound:
             self._decoding[index] = bound, changes + 1
-        return self._decoding[index][1]
-
-    def error(self) -> str:
-        """The last thing that TensorRT complained about."""
-        return self._log.last_error or "no reason given"
-
-    def _context(self, engine: Any, profile: int, size: int) -> Any:
-        return library.context_over(self.trt, engine, profile, self.scratch, size, self.stream)
-
-    def _checked(self, store: EngineStore, manifest: Manifest, graph: GraphFacts) -> Path:
-        file, record = store.checked(graph)
-        if record.source != graph_hash(manifest, graph):
-            raise BadInputError(f"{file} was built from another graph: run inference-pio build --force")
-        return file
-
-    def _check_memory(self, files: list[Path]) -> None:
-        needed, (free, _) = sum(file.stat().st_size for file in files) + RESERVE, self.cuda.free_and_total()
-        if needed > free:
-            raise ResourceLimitError(
-                f"the engines need {needed // 10**6} MB of GPU memory before any cache, and {free // 10**6} MB of "
-                f"{self.cuda.name} are free: close other programs that use the GPU, or export with a smaller recipe"
-            )
-
-
-def _check_engine(trt: Any, engine: Any, graph: GraphFacts, file: Path) -> None:
-    """Raise BadInputError unless inputs, outputs and types are those of the manifest and both profiles are there."""
-    names = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
-    listed = {value.name for value in (*graph.inputs, *graph.outputs)}
-    types = {"float32": "FLOAT", "float16": "HALF", "int64": "INT64"}
-    typed = names == listed and all(
-        engine.get_tensor_dtype(value.name) == getattr(trt.DataType, types.get(value.dtype, ""), None)
-        for value in (*graph.inputs, *graph.outputs)
-    )
-    if not typed or engine.num_optimization_profiles != DECODE + 1:
-        raise BadInputError(f"{file} has other inputs, outputs or profiles than {graph.file}: build it again")
+        return self._decoding[index][1] + self.shared.moved
 
 
 def _most_rows(engine: Any, graph: GraphFacts) -> int:

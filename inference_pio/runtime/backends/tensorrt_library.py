@@ -118,13 +118,18 @@ def context_over(tensorrt: Any, engine: Any, profile: int, scratch: int, size: i
         context = engine.create_execution_context_without_device_memory()
     if context is None:
         raise InferencePioError("TensorRT cannot make an execution context: free GPU memory and try again")
+    give_scratch(context, scratch, size)
+    if not context.set_optimization_profile_async(profile, stream):
+        raise InferencePioError(f"TensorRT refuses profile {profile} of an engine: build it again")
+    return context
+
+
+def give_scratch(context: Any, scratch: int, size: int) -> None:
+    """Let a context that is not running keep its activations at an address."""
     if hasattr(context, "set_device_memory"):
         context.set_device_memory(scratch, size)
     else:
         context.device_memory = scratch
-    if not context.set_optimization_profile_async(profile, stream):
-        raise InferencePioError(f"TensorRT refuses profile {profile} of an engine: build it again")
-    return context
 
 
 def engine_facts(tensorrt: Any, cuda: Cuda) -> dict[str, str]:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inference_pio.errors import BadInputError, InferencePioError
 from inference_pio.runtime.backends.blocks import EXPERTS_INPUT, EXPERTS_OUTPUT, PAST, PRESENT, Step
-from inference_pio.runtime.backends.cuda_library import ON_DEVICE, TO_DEVICE, TO_HOST
+from inference_pio.runtime.backends.cuda_library import ON_DEVICE, TO_HOST
 from inference_pio.runtime.backends.device_caches import DeviceBuffers, DeviceCaches
 
 if TYPE_CHECKING:
@@ -24,7 +23,8 @@ class TensorRTBlockState:
     """The buffers of one sequence, and what was recorded with them."""
 
     def __init__(self, blocks: TensorRTBlocks) -> None:
-        self._blocks, self._cuda, self._stream = blocks, blocks.cuda, blocks.stream
+        self._blocks, self._shared = blocks, blocks.shared
+        self._cuda, self._stream = blocks.shared.cuda, blocks.shared.stream
         self._buffers = DeviceBuffers(self._cuda)
         self._caches = DeviceCaches(self._cuda, self._buffers, blocks.spec, blocks.in_place, self._stream)
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -41,13 +41,12 @@ class TensorRTBlockState:
         self._caches.reserve(capacity, used)
 
     def start(self, step: Step) -> None:
-        if self._blocks.closed:
-            raise BadInputError("the engine is closed: open the artifact again")
+        self._shared.check_open()
         self._cuda.use()
         self._step, self._turn = step, 0
         self._shapes = {name: array.shape for name, array in step.inputs.items()}
         for name, array in step.inputs.items():
-            self._send(f"{HIDDEN}0" if name == HIDDEN else name, array)
+            self._buffers.send(f"{HIDDEN}0" if name == HIDDEN else name, array, self._stream)
         self._buffers.address(f"{HIDDEN}1", step.inputs[HIDDEN].nbytes)
 
     def run_block(self, index: int) -> np.ndarray | None:
@@ -63,7 +62,7 @@ class TensorRTBlockState:
         return self._fetch(EXPERTS_INPUT, (1, step.count, self._blocks.hidden_size))
 
     def put_experts(self, output: np.ndarray) -> None:
-        self._send(EXPERTS_OUTPUT, output)
+        self._buffers.send(EXPERTS_OUTPUT, output, self._stream)
 
     def run_head(self, keep: int) -> np.ndarray:
         step, blocks = self._current(), self._blocks
@@ -76,9 +75,9 @@ class TensorRTBlockState:
         context = blocks.contexts[-1][_profile(keep)]
         for value in graph.inputs:
             shape = (1, keep, blocks.hidden_size)
-            self._input(context, value.name, shape, self._buffers.address(f"head.{value.name}"))
+            self._shared.bind(context, value.name, shape, self._buffers.address(f"head.{value.name}"))
         context.set_tensor_address("logits", logits)
-        self._enqueue(context, graph.file)
+        self._shared.enqueue(context, graph.file)
         rows = self._fetch("logits", (1, keep, blocks.vocab_size))[0]
         return rows if keep == 1 else rows.copy()
 
@@ -92,7 +91,7 @@ class TensorRTBlockState:
 
     def release(self) -> None:
         self._cuda.use()
-        if not self._blocks.closed:
+        if not self._shared.closed:
             self._cuda.synchronize(self._stream)
         for _, recorded in self._graphs.values():
             if recorded:
@@ -113,12 +112,12 @@ class TensorRTBlockState:
         file, context = blocks.graphs[index].file, blocks.contexts[index][profile]
         self._bind(context, index, step)
         if profile == 0:
-            self._enqueue(context, file)
+            self._shared.enqueue(context, file)
             return
         now = self._buffers.moved, blocks.reshaped(index, step.bound)
         then, recorded = self._graphs.get(key, (None, 0))
         if now != then:
-            self._enqueue(context, file)
+            self._shared.enqueue(context, file)
             if recorded:
                 self._cuda.destroy_graph(recorded)
             self._graphs[key] = now, 0
@@ -131,7 +130,7 @@ class TensorRTBlockState:
     def _recorded(self, context: Any, file: str) -> int:
         self._cuda.begin_capture(self._stream)
         try:
-            self._enqueue(context, file)
+            self._shared.enqueue(context, file)
         finally:
             graph = self._cuda.end_capture(self._stream)
         return graph
@@ -143,7 +142,7 @@ class TensorRTBlockState:
         for value in graph.inputs:
             name = value.name
             shape = self._caches.shape(step.bound) if name.startswith(PAST) else self._shapes.get(name, hidden)
-            self._input(context, name, shape, self._buffers.address(self._held(name)))
+            self._shared.bind(context, name, shape, self._buffers.address(self._held(name)))
         for value in graph.outputs:
             name = value.name
             size = step.count * (self._caches.row_bytes if name.startswith(PRESENT) else hidden[-1] * FLOAT)
@@ -155,20 +154,6 @@ class TensorRTBlockState:
         """The buffer behind an input or output; hidden states go back and forth between two."""
         turns = {HIDDEN: self._turn, NEXT_HIDDEN: 1 - self._turn}
         return f"{HIDDEN}{turns[name]}" if name in turns else name
-
-    def _input(self, context: Any, name: str, shape: tuple[int, ...], address: int) -> None:
-        if not context.set_input_shape(name, shape) or not context.set_tensor_address(name, address):
-            raise InferencePioError(f"TensorRT refuses {name} of shape {list(shape)}: {self._blocks.error()}")
-
-    def _enqueue(self, context: Any, file: str) -> None:
-        if not context.execute_async_v3(self._stream):
-            raise InferencePioError(f"TensorRT failed in {file}: {self._blocks.error()}")
-
-    def _send(self, name: str, array: np.ndarray) -> None:
-        """Copy an array to the device; CUDA has read pageable memory when the call returns."""
-        held = np.ascontiguousarray(array)
-        target = self._buffers.address(name, held.nbytes)
-        self._cuda.copy(target, held.ctypes.data, held.nbytes, TO_DEVICE, self._stream)
 
     def _fetch(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """What a buffer holds, float32 of `shape` in host memory of its own, overwritten by the next call."""

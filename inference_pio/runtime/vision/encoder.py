@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from pathlib import Path
+from collections.abc import Callable
 from threading import Lock
-from typing import Any
 
 import numpy as np
 
 from inference_pio.artifact.bundle import Artifact
-from inference_pio.artifact.manifest import VisionFacts
-from inference_pio.errors import BadInputError, InferencePioError
-from inference_pio.runtime.backends.device_memory import DeviceMemory
-from inference_pio.runtime.backends.ort_session import (
-    arena_of,
-    first_line,
-    import_onnxruntime,
-    open_session,
-    ort_errors,
-)
+from inference_pio.artifact.manifest import GraphFacts, VisionFacts
+from inference_pio.errors import BadInputError
+from inference_pio.runtime.backends.tower import PIXELS, Tower
 from inference_pio.runtime.memory import MemoryBudget
 from inference_pio.runtime.vision.features import Features
 from inference_pio.runtime.vision.grid import patch_positions, position_taps
 from inference_pio.runtime.vision.preprocess import Patches
 
-INPUTS = {"pixel_values", "position_indices", "position_weights", "patch_positions"}
+INPUTS = (PIXELS, "position_indices", "position_weights", "patch_positions")
 
 
 class FeatureCache:
@@ -57,41 +49,50 @@ class FeatureCache:
 
 
 class VisionEncoder:
-    """Runs an artifact's vision graph. Threads may share it."""
+    """Runs an artifact's vision graph.
+
+    Threads may share it, on a GPU beside a decoder only as the engine does: while no step of the model runs.
+    """
 
     def __init__(
         self,
         artifact: Artifact,
         facts: VisionFacts,
-        threads: int,
+        open_tower: Callable[[GraphFacts], Tower],
         budget: MemoryBudget,
         cache: int,
-        memory: DeviceMemory | None = None,
     ) -> None:
-        """`cache` is in bytes; with the `memory` of a GPU the graph runs there."""
+        """`open_tower` loads the graph; `cache` is in bytes.
+
+        Raises BadInputError when the manifest has no graph of a vision tower.
+        """
         graph = artifact.manifest.graph("vision")
         if graph is None:
             raise BadInputError(f"the manifest in {artifact.path} lists no vision graph: export the artifact again")
+        if {value.name for value in graph.inputs} != set(INPUTS):
+            raise BadInputError(
+                f"{artifact.file(graph.file)} has other inputs than a vision tower: export the artifact again"
+            )
         self.cache = FeatureCache(cache)
         self.runs = 0
-        self._file: Path = artifact.file(graph.file)
+        self._graph = graph
         data = artifact.manifest.files.get(f"{graph.file}.data")
         self._weights = 0 if data is None else data.size
         self._per_patch = artifact.manifest.memory.image_bytes_per_patch
-        self._outputs = [output.name for output in graph.outputs]
-        self._facts, self._threads, self._budget, self._memory = facts, threads, budget, memory
-        self._session: Any = None
+        self._facts, self._open_tower, self._budget = facts, open_tower, budget
+        self._tower: Tower | None = None
         self._lock = Lock()
 
     @property
     def loaded(self) -> bool:
         """Whether the graph was needed so far."""
-        return self._session is not None
+        return self._tower is not None
 
     def features(self, patches: Patches) -> Features:
         """What stands in the places of an image's tokens; computed at most once while the cache holds it.
 
-        Raises ResourceLimitError when the memory budget has no room for the graph, or for its activations.
+        Raises ResourceLimitError when the memory budget or the device has no room for the graph or its activations, and
+        for an image that is larger than it takes.
         """
         with self._lock:
             found = self.cache.get(patches.digest)
@@ -103,49 +104,35 @@ class VisionEncoder:
     def close(self) -> None:
         """Release the weights."""
         with self._lock:
-            if self._session is not None:
+            if self._tower is not None:
+                self._tower.close()
                 self._budget.give(self._weights)
-            self._session = None
+            self._tower = None
 
-    def _opened(self) -> Any:
+    def _opened(self) -> Tower:
         self._budget.take(self._weights, "loading the vision tower")
         try:
-            session = open_session(self._file, self._threads, self._memory)
-            if {value.name for value in session.get_inputs()} != INPUTS:
-                raise BadInputError(f"{self._file} has other inputs than a vision tower: export the artifact again")
+            return self._open_tower(self._graph)
         except BaseException:
             self._budget.give(self._weights)
             raise
-        return session
 
     def _computed(self, patches: Patches) -> Features:
-        if self._session is None:
-            self._session = self._opened()
+        if self._tower is None:
+            self._tower = self._opened()
         count = patches.grid.frames * patches.grid.frame_patches
         self._budget.take(count * self._per_patch, f"an image of {count} patches (fewer with max_image_tokens)")
         try:
-            return self._run(patches)
+            layers = self._tower.run(self._inputs(patches))
         finally:
             self._budget.give(count * self._per_patch)
-
-    def _run(self, patches: Patches) -> Features:
-        grid, merge = patches.grid, self._facts.merge_size
-        indices, weights = position_taps(grid.height, grid.width, merge, self._facts.position_side)
-        feeds = {
-            "pixel_values": patches.values,
-            "position_indices": indices,
-            "position_weights": weights,
-            "patch_positions": patch_positions(grid.height, grid.width, merge),
-        }
-        for value in self._session.get_inputs():
-            if value.type == "tensor(int32)":
-                feeds[value.name] = feeds[value.name].astype(np.int32)
-        ort = import_onnxruntime()
-        shrink_arena = ort.RunOptions()  # a large image's activations must not stay
-        shrink_arena.add_run_config_entry("memory.enable_memory_arena_shrinkage", arena_of(self._memory))
-        try:
-            layers = self._session.run(self._outputs, feeds, shrink_arena)
-        except ort_errors(ort) as error:
-            raise InferencePioError(f"ONNX Runtime failed on an image: {first_line(error)}") from None
         self.runs += 1
         return Features(np.stack([layer.reshape(-1, layer.shape[-1]) for layer in layers]))
+
+    def _inputs(self, patches: Patches) -> dict[str, np.ndarray]:
+        """What the graph takes, in its own types."""
+        grid, merge = patches.grid, self._facts.merge_size
+        indices, weights = position_taps(grid.height, grid.width, merge, self._facts.position_side)
+        places = patch_positions(grid.height, grid.width, merge)
+        values = dict(zip(INPUTS, (patches.values, indices, weights, places), strict=True))
+        return {value.name: values[value.name].astype(value.dtype, copy=False) for value in self._graph.inputs}

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from inference_pio.artifact.bundle import Artifact
-from inference_pio.artifact.manifest import VisionFacts
+from inference_pio.artifact.manifest import GraphFacts, VisionFacts
 from inference_pio.errors import BadInputError
-from inference_pio.runtime.backends.device_memory import DeviceMemory
+from inference_pio.runtime.backends.tower import Tower
 from inference_pio.runtime.config import EngineConfig
 from inference_pio.runtime.memory import MemoryBudget
 from inference_pio.runtime.tokenizer import Tokenizer
@@ -107,13 +107,12 @@ class VisionInput(ImageReader):
         artifact: Artifact,
         facts: VisionFacts,
         tokenizer: Tokenizer,
-        threads: int,
+        open_tower: Callable[[GraphFacts], Tower],
         budget: MemoryBudget,
         config: EngineConfig,
-        memory: DeviceMemory | None = None,
     ) -> None:
-        """With the `memory` of a GPU the tower runs there."""
-        self.encoder = VisionEncoder(artifact, facts, threads, budget, config.image_cache_bytes, memory)
+        """`open_tower` loads the vision tower when the first image comes."""
+        self.encoder = VisionEncoder(artifact, facts, open_tower, budget, config.image_cache_bytes)
         super().__init__(artifact.path, facts, tokenizer, self.encoder.features, config.max_image_tokens)
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from inference_pio.artifact.bundle import Artifact
 from inference_pio.errors import BadInputError
 from inference_pio.runtime.backends.engine_store import KEPT, EngineStore, graph_hash
 
+PROFILES = [{"x": [[1], [2], [3]]}]
 FACTS = {"gpu": "G", "compute_capability": "6.1", "tensorrt": "8.5.3.1"}
 
 
@@ -29,7 +30,7 @@ def filled(root, manifest, block, facts=None):
     store.create()
     built = store.folder / ".built"
     built.write_bytes(b"engine")
-    store.put(block, built, graph_hash(manifest, block), 512, 1.0)
+    store.put(block, built, graph_hash(manifest, block), PROFILES, 1.0)
     return store
 
 
@@ -37,7 +38,7 @@ def test_an_engine_comes_back_checked(tmp_path, manifest, block):
     store = filled(tmp_path, manifest, block)
     file, record = store.checked(block)
     assert file.read_bytes() == b"engine"
-    assert (record.cache_rows, record.source) == (512, graph_hash(manifest, block))
+    assert (record.profiles, record.source) == (PROFILES, graph_hash(manifest, block))
 
 
 @pytest.mark.parametrize("other", [{"gpu": "H"}, {"tensorrt": "8.6.1"}, {"compute_capability": "7.5"}])

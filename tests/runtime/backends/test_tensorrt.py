@@ -14,7 +14,7 @@ from engine_cases import CONTEXT, build_here
 from inference_pio.cli.main import run
 from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
 from inference_pio.runtime import Engine, EngineConfig, SamplingParams
-from inference_pio.runtime.backends.tensorrt import RESERVE
+from inference_pio.runtime.backends.tensorrt_engines import RESERVE
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from block_cases import export_blocks
@@ -237,3 +237,11 @@ def test_the_gpu_may_be_named(gpu, built, cache, device):
 def test_a_device_that_the_backend_does_not_run_on(gpu, built, cache, backend, device, message):
     with pytest.raises(BadInputError, match=message):
         opened(built, cache, backend, device=device)
+
+
+@only_trt85
+def test_an_artifact_that_does_not_open_leaves_nothing_on_the_gpu(gpu, built, cache, monkeypatch):
+    monkeypatch.setattr(fake_gpu.FakeContext, "set_optimization_profile_async", lambda self, profile, stream: False)
+    with pytest.raises(InferencePioError, match="TensorRT refuses profile 0 of an engine"):
+        opened(built, cache)
+    assert gpu.runtime.used == 0 and gpu.runtime.calls["cudaStreamDestroy"] == 1

@@ -14,7 +14,7 @@ ALWAYS = {
     "IExecutionContext": "set_input_shape set_tensor_address execute_async_v3 set_optimization_profile_async",
     "Runtime": "deserialize_cuda_engine",
     "MemoryPoolType": "WORKSPACE",
-    "DataType": "FLOAT",
+    "DataType": "FLOAT INT32",
     "NetworkDefinitionCreationFlag": "",
     "ILogger": "ERROR INTERNAL_ERROR",
     "INetworkDefinition": "num_layers get_layer",

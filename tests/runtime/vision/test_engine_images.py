@@ -16,9 +16,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from inference_pio.cli import main
 from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.runtime import Engine, EngineConfig, SamplingParams
+from inference_pio.runtime.backends import tower
 from inference_pio.runtime.conversation import Conversation
 from inference_pio.runtime.generation import CHUNK_TOKENS
-from inference_pio.runtime.vision import encoder
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from vision_cases import END, IMAGE, START, VIDEO, vision_original
@@ -312,7 +312,7 @@ def test_a_vision_tower_that_cannot_be_loaded_takes_nothing(vision_artifact, mon
 
     with Engine.open(vision_artifact("fp32")) as engine:
         used = engine._opened.budget.taken
-        monkeypatch.setattr(encoder, "open_session", refused)
+        monkeypatch.setattr(tower, "open_session", refused)
         with pytest.raises(MemoryError):
             engine.chat(question(picture(0)), GREEDY)
         assert engine._opened.budget.taken == used
