@@ -14,7 +14,7 @@ import onnx_ir as ir
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.builder import GraphBuilder
 from inference_pio.graphs.calibrated import CalibratedLinear
-from inference_pio.graphs.formats import FP32, W8A8_STATIC
+from inference_pio.graphs.formats import FP16, FP32, W8A8_STATIC
 from inference_pio.graphs.integers import IntegerColumns, IntegerRows, calibrated_codes
 from inference_pio.graphs.rewrites.integer_kernels import static_scale, with_rest
 from inference_pio.graphs.rewrites.rewrite import LinearMatch, LoweringContext, NoMatchError, match_linear, replace
@@ -29,7 +29,7 @@ def pattern(node: ir.Node) -> LinearMatch | None:
 
 def check(match: LinearMatch, context: LoweringContext) -> None:
     if not is_static(stored_rows(match.weight), context):
-        raise NoMatchError("it stays float32")
+        raise NoMatchError("its product is one of floats")
 
 
 def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> None:
@@ -46,10 +46,15 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
 
 
 def is_static(rows: Rows, context: LoweringContext) -> bool:
-    """Whether a weight is int8 with a static input, or else float32; raises BadInputError for any other format."""
+    """Whether a weight is int8 with a static input, or else of floats.
+
+    Raises BadInputError for any other format, and for float16 where nothing computes in it.
+    """
     chosen = context.format_of(tensor_of(rows))
-    if chosen not in (FP32, W8A8_STATIC):
-        raise BadInputError(f"'{rows.label}' is to be {chosen}, which this target has not: use w8a8-static or fp32")
+    known = (W8A8_STATIC, FP32) if context.compute == ir.DataType.FLOAT else (W8A8_STATIC, FP16, FP32)
+    if chosen not in known:
+        names = " or ".join(str(each) for each in known)
+        raise BadInputError(f"'{rows.label}' is to be {chosen}, which this target has not: use {names}")
     return chosen == W8A8_STATIC
 
 
