@@ -11,6 +11,7 @@ import numpy as np
 from inference_pio.artifact.printable import printable
 from inference_pio.checkpoint.safetensors_header import TensorInfo
 from inference_pio.errors import BadInputError
+from inference_pio.graphs.source import whole_of
 
 _TYPES = {
     "recipe": str,
@@ -45,7 +46,7 @@ def check_arrays(
     """Raise BadInputError unless every rounded linear layer has its arrays, in the shapes of its tensor."""
     for linear in linears:
         name = linear["tensor"]
-        found = checkpoint.get(name.split("[")[0])
+        found = checkpoint.get(whole_of(name))
         if found is None:
             raise BadInputError(f"the calibration names {printable(name)}, which the checkpoint lacks: calibrate again")
         if not linear["kept_in_float32"] and not _fits(name, found.shape, arrays):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from inference_pio.graphs.source import whole_of
+
 WORST = 10
 SUGGESTED_ABOVE = 0.003
 """Squared error as a share of the squared output from which an exception is suggested."""
@@ -19,12 +21,13 @@ def summary(layers: list[dict[str, Any]]) -> dict[str, Any]:
     linears = [{"layer": layer["layer"], **linear} for layer in layers for linear in layer["linears"]]
     used = [linear for linear in linears if not linear["kept_in_float32"]]
     worst = sorted(used, key=lambda linear: -linear["error"])[:WORST]
+    suggested = [whole_of(linear["tensor"]) for linear in worst if linear["error"] > SUGGESTED_ABOVE]
     tokens = {layer["layer"]: layer["expert_tokens"] for layer in layers if "expert_tokens" in layer}
     return {
         "layer_errors": [layer["output_error"] for layer in layers],
         "linears": linears,
         "worst": [linear["tensor"] for linear in worst],
-        "suggested_exceptions": [linear["tensor"] for linear in worst if linear["error"] > SUGGESTED_ABOVE],
+        "suggested_exceptions": list(dict.fromkeys(suggested)),
         "bought": {
             "mean_plain_error": _mean([linear["plain_error"] for linear in linears]),
             "mean_error": _mean([linear["error"] for linear in used]),

@@ -79,7 +79,12 @@ class WeightSource:
 
 def tensor_of(rows: Rows) -> str:
     """The checkpoint tensor behind `rows`, also when they are a part of it."""
-    return rows.parts[0][0].split("[")[0]
+    return whole_of(rows.parts[0][0])
+
+
+def whole_of(part: str) -> str:
+    """The checkpoint tensor that a name stands for, `NAME` or a part of it, `NAME[part]`."""
+    return part.split("[")[0]
 
 
 def _read_heads(whole: Rows, per_head: int, first: int, rows: int, _: str, start: int, stop: int) -> np.ndarray:

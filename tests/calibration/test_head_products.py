@@ -6,27 +6,33 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from inference_pio.calibration import head_products as module
 from inference_pio.calibration.head_products import HeadStatistics, HeadTap, calibrate_heads, find_head_taps
+from inference_pio.calibration.layer import LayerResult
 from inference_pio.calibration.layer_graphs import cut
+from inference_pio.calibration.layer_runs import Runner, feed_of
 from inference_pio.calibration.observers import ObserverKind
 from inference_pio.calibration.options import CalibrationOptions, Switches
 from inference_pio.calibration.pipeline import calibrate
 from inference_pio.calibration.result import Calibration, layer_file
+from inference_pio.calibration.simulate import rounded_layer
 from inference_pio.calibration.taps import Tap
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.formats import FP32, W8A8_STATIC
+from inference_pio.graphs.weights import stored_rows
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from block_cases import export_blocks
 from graph_cases import canonical as grouped
-from latent_cases import MLA, canonical
+from latent_cases import MLA, SPEC, canonical
 from shapes import write_shape
 
 HEADS, KEY, VALUE = 3, "w[key]", "w[value]"
@@ -168,6 +174,42 @@ def test_rounding_by_head_is_part_of_a_layers_error(made, checkpoint, tmp_path):
         json.loads((folder / "calibration.json").read_text())["layer_errors"] for folder in (made, tmp_path / "float")
     )
     assert all(some > less for some, less in zip(rounded, floats, strict=True))
+
+
+def test_the_inputs_of_both_products_are_rounded_in_the_judged_layer():
+    model = canonical()
+    layers = cut(model)
+    layer, runner = layers.layers[0], Runner(layers, model.opset_imports, 1)
+    held = {str(value.name): stored_rows(value) for value in layer.weights}
+    hidden_1SC = np.random.default_rng(2).normal(size=(1, 6, SPEC.hidden_size)).astype(np.float32)
+    feed = feed_of(
+        layer, hidden_1SC, runner.shared_values(6), {n: rows.read(0, rows.count) for n, rows in held.items()}
+    )
+    both = [head_tap.weight for head_tap in find_head_taps(layer)]
+    found = [
+        rounded_layer(runner, layer, [], LayerResult(), dict.fromkeys(names, 0.3)).run(None, feed)[0]
+        for names in ([], both[:1], both[1:], both)
+    ]
+    assert all(np.abs(one - other).max() > 1e-3 for one, other in combinations(found, 2))
+
+
+def test_a_tensor_that_fails_is_exported_in_float32(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "WORST_ERROR", 0.0)
+    calibrate(checkpoint, tmp_path / "out", replace(OPTIONS, layers=1)).close()
+    assert by_head(tmp_path / "out") == []
+    facts = json.loads((tmp_path / "out" / "calibration.json").read_text())
+    assert facts["exceptions"] == ["model.layers.0.self_attn.kv_b_proj.weight"]
+    artifact = export_blocks(checkpoint, tmp_path / "artifact", "w8a8-static", layers=1, calibration=tmp_path / "out")
+    block = onnx.load(artifact / "block-00.onnx", load_external_data=False).graph
+    stored = {value.name: value.data_type for value in block.initializer if "kv_b_proj" in value.name}
+    assert len(stored) == 2 and set(stored.values()) == {onnx.TensorProto.FLOAT}
+
+
+def test_heads_that_make_no_groups_need_no_steps(tmp_path):
+    odd = write_shape("glm_dense", tmp_path / "checkpoint", v_head_dim=18)
+    calibrate(odd, tmp_path / "out", replace(OPTIONS, layers=1)).close()
+    assert by_head(tmp_path / "out") == []
+    export_blocks(odd, tmp_path / "artifact", "w8a8-static", layers=1, calibration=tmp_path / "out")
 
 
 @pytest.mark.parametrize(
