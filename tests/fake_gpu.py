@@ -175,6 +175,9 @@ class FakeDriver:
         return 0
 
 
+TYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT64": np.int64}
+
+
 class FakeEngine:
     """What deserializing gives."""
 
@@ -199,7 +202,7 @@ class FakeEngine:
         return [*self.inputs, *self.outputs][index]
 
     def get_tensor_dtype(self, name: str) -> str:
-        return {"tensor(float)": "FLOAT", "tensor(int64)": "INT64"}[self.types[name]]
+        return {"tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(int64)": "INT64"}[self.types[name]]
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[list[int]]:
         return self.facts["profiles"][profile][name]
@@ -237,7 +240,7 @@ class FakeContext:
             assert self.reshaped == reshaped, "a graph is launched after its context was given other shapes"
             feeds = {}
             for name in self.engine.inputs:
-                dtype = np.dtype(np.int64 if self.engine.get_tensor_dtype(name) == "INT64" else np.float32)
+                dtype = np.dtype(TYPES[self.engine.get_tensor_dtype(name)])
                 size = int(np.prod(shapes[name])) * dtype.itemsize
                 memory = ctypes.string_at(runtime.view(addresses[name], size), size)
                 feeds[name] = np.frombuffer(memory, dtype).reshape(shapes[name])
@@ -301,7 +304,7 @@ def _tensorrt(gpu: FakeGpu, version: str) -> Any:
     module.DataType = types.SimpleNamespace(FLOAT="FLOAT")
     module.MemoryPoolType = types.SimpleNamespace(WORKSPACE="WORKSPACE")
     if modern:
-        module.DataType.INT64 = "INT64"
+        module.DataType.INT64, module.DataType.HALF = "INT64", "HALF"
         module.NetworkDefinitionCreationFlag = types.SimpleNamespace(STRONGLY_TYPED=1)
         module.ExecutionContextAllocationStrategy = types.SimpleNamespace(USER_MANAGED=2)
     else:
