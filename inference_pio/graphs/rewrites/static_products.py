@@ -52,8 +52,8 @@ def is_static(rows: Rows, context: LoweringContext) -> bool:
     chosen = context.format_of(rows.parts[0][0])
     known = (W8A8_STATIC, FP32) if context.compute == ir.DataType.FLOAT else (W8A8_STATIC, FP16, FP32)
     if chosen not in known:
-        names = ", ".join(str(each) for each in known)
-        raise BadInputError(f"'{rows.label}' is to be {chosen}, which this target has not: use one of {names}")
+        names = " or ".join(str(each) for each in known)
+        raise BadInputError(f"'{rows.label}' is to be {chosen}, which this target has not: use {names}")
     return chosen == W8A8_STATIC
 
 
