@@ -68,6 +68,13 @@ def _is_explicitly_quantized(artifact: Artifact, quantized_at_all: bool = True) 
         sides = [{made.get(name) for name in node.input} for node in products]
         assert all("DequantizeLinear" not in side or side == {"DequantizeLinear"} for side in sides)
         quantized = sum(side == {"DequantizeLinear"} for side in sides)
-        integers = "kernel" if graph.role == "head" else "columns"
-        assert quantized == sum(integers in i.name and i.data_type == onnx.TensorProto.INT8 for i in model.initializer)
+        integers = [i for i in model.initializer if i.data_type == onnx.TensorProto.INT8 and i.dims[1:]]
+        assert quantized == len(integers)
+        assert {i.name.split(".narrow")[0].rsplit(".", 1)[1] for i in integers} <= {"columns", "kernel"}
+        assert not quantized_at_all or all(i in integers for i in model.initializer if _is_up_projection(i))
         assert (quantized > 0) == quantized_at_all
+
+
+def _is_up_projection(initializer: onnx.TensorProto) -> bool:
+    """The latents' way up, by head."""
+    return "kv_b_proj" in initializer.name and bool(initializer.dims[1:])

@@ -47,7 +47,16 @@ def _attention(scope: Scope, node: Any) -> str | None:
 def _tensor_scatter(scope: Scope, node: Any) -> str | None:
     if any(common.rank_of(scope, node, index) not in (None, 4) for index in (0, 1)):
         return "takes a cache and an update of four dimensions: reshape them"
-    return None if scope.attribute(node, "axis", -2) == -2 else "writes along axis -2 only: transpose the cache"
+    if scope.attribute(node, "axis", -2) != -2:
+        return "writes along axis -2 only: transpose the cache"
+    if scope.producer(given(node, 0)) is not None or scope.is_constant(given(node, 0)):
+        return "takes an input of the graph as its cache: pass the cache in"
+    shape = scope.shape(given(node, 0))
+    if scope.main and shape is not None and shape[2:3] == (None,):
+        return "takes a cache whose length is fixed: give axis 2 a number, and read the rows in use with Slice"
+    if scope.main and not {value.name for value in scope.model.graph.output}.intersection(node.output):
+        return "gives an output of the graph, which shares the cache's memory: make its result one"
+    return None
 
 
 def _rotary(scope: Scope, node: Any) -> str | None:
@@ -106,6 +115,7 @@ def blocks(scope: Scope) -> Iterator[Objection]:
 
 
 _OPERATORS = "onnx-tensorrt 10.15, docs/operators.md"
+_CACHE = "https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/operators/KVCacheUpdate.html"
 _TYPES = "https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html"
 _STRONG = "https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/operators (T1, T2 of each operator)"
 _SCALES = "https://docs.nvidia.com/deeplearning/tensorrt/operators/docs/Quantize.html; QuantDequantLinearHelper"
@@ -125,7 +135,7 @@ DIALECT = Dialect(
         Rule("uint8", _OPERATORS, common.uint8_at_the_border),
         Rule("constant-input", _OPERATORS, common.constant_inputs(CONSTANT)),
         Rule("attention", _OPERATORS, common.each("Attention", _attention)),
-        Rule("tensor-scatter", _OPERATORS, common.each("TensorScatter", _tensor_scatter)),
+        Rule("tensor-scatter", f"{_OPERATORS}; {_CACHE}", common.each("TensorScatter", _tensor_scatter)),
         Rule("rotary-positions", _OPERATORS, common.each("RotaryEmbedding", _rotary)),
         Rule("layer-norm", _OPERATORS, common.each("LayerNormalization", _layer_norm)),
         Rule("scatter-reduction", _OPERATORS, common.each("ScatterND", _scatter)),
@@ -135,5 +145,6 @@ DIALECT = Dialect(
         Rule("scale-type", _SCALES, scale_types),
         Rule("activation-scale", _TYPES, blocks),
         Rule("one-sided", _PLACES, quantization.both_inputs),
+        Rule("group-size", "NvInfer.h, IConvolutionLayer::setNbGroups", quantization.group_sizes),
     ),
 )

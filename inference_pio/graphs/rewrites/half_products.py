@@ -61,7 +61,7 @@ def rewrite(graph: ir.Graph, match: ir.Node, context: LoweringContext) -> None:
         _mark(state, node)
     elif node.op_type in MOVES or node.op_type == "Gather":
         _visit_move(graph, state, node, context)
-    else:
+    elif node.op_type != "Shape":
         _widen_inputs(graph, state, node)
     for value in list(node.outputs):
         if value.is_graph_output():

@@ -12,10 +12,9 @@ import onnx_ir as ir
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.builder import GraphBuilder
 from inference_pio.graphs.formats import FP16
-from inference_pio.graphs.integers import IntegerRows
 from inference_pio.graphs.rewrites.rewrite import LinearMatch, LoweringContext, NoMatchError, match_linear, replace
-from inference_pio.graphs.rewrites.static_products import dequantized, is_static, rounded
-from inference_pio.graphs.weights import Recipe, Rows, StoreRows, stored_rows
+from inference_pio.graphs.rewrites.static_products import dequantized_kernel, is_static, rounded
+from inference_pio.graphs.weights import Recipe, StoreRows, stored_rows
 
 
 def pattern(node: ir.Node) -> LinearMatch | None:
@@ -44,7 +43,7 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
             if context.head_step is None:
                 raise BadInputError(f"'{rows.label}' has no calibrated activation scale: export with --calibration")
             x_1CS1 = rounded(b, x_1CS1, context.head_step)
-            weight = _integers(b, str(match.weight.name), rows)
+            weight = dequantized_kernel(b, str(match.weight.name), rows)
         else:
             recipe = Recipe(StoreRows(rows), sources=rows.parts)
             weight = b.lazy(f"{match.weight.name}.kernel", ir.DataType.FLOAT, (rows.count, width, 1, 1), recipe)
@@ -54,12 +53,3 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
     replace(match.output, logits)
     for node in reversed(match.nodes):
         graph.remove(node, safe=True)
-
-
-def _integers(b: GraphBuilder, name: str, rows: Rows) -> ir.Value:
-    """Codes int8 [V, C, 1, 1] with scales float32 [V], dequantized."""
-    job = IntegerRows(rows)
-    shape = (rows.count, rows.tail[0], 1, 1)
-    data = b.lazy(f"{name}.kernel", ir.DataType.INT8, shape, Recipe(job, sources=rows.parts))
-    scales = b.lazy(f"{name}.scales", ir.DataType.FLOAT, (rows.count,), Recipe(job, side=True))
-    return dequantized(b, name, data, scales, axis=0)

@@ -1,7 +1,7 @@
 """TensorRT. Dialect `trt85`: what the parser of TensorRT 8.5 reads, the last line that serves sm61; `modern`: 10.15 on.
 
 `trt85` has operators of opset 17 at most, with attention, norms and rotary embedding taken apart. `modern` keeps norms
-and grouped attention as operators, and writes the cache in place. Both have explicit quantization and one file per
+and attention as operators, and writes the cache in place. Both have explicit quantization and one file per
 block of layers. docs/tensorrt.md has the interface of a block. `modern` computes its products in float16 where the
 recipe says so.
 """
@@ -28,6 +28,7 @@ from inference_pio.graphs.rewrites import (
     rms_norm_parts,
     rotary_parts,
     scattered_attention,
+    static_head_products,
     static_products,
     vision_attention_parts,
 )
@@ -47,6 +48,7 @@ TRT85 = Target(
         Step(latent_attention_parts, required=True, attention=Attention.LATENT),
         Step(rotary_parts, required=True),
         Step(head_convolution, required=True),
+        Step(static_head_products, attention=Attention.LATENT),
         Step(static_products),
         Step(rms_norm_parts, required=True),
         Step(activation_parts),
@@ -75,10 +77,10 @@ MODERN = replace(
         Step(host_embedding, required=True),
         Step(experts_apart),
         Step(host_rotary, required=True),
-        Step(scattered_attention, required=True, attention=Attention.GROUPED),
-        Step(latent_attention_parts, required=True, attention=Attention.LATENT),
+        Step(scattered_attention, required=True),
         Step(rotary_parts, required=True),
         Step(head_convolution, required=True),
+        Step(static_head_products, attention=Attention.LATENT),
         Step(static_products),
         Step(activation_parts),
         Step(reduction_axes),
@@ -89,6 +91,7 @@ MODERN = replace(
         Step(reduction_axes, required=True),
         Step(half_products, required=True, half=True),
     ),
+    default_context=4096,
     kv_caches=("fp16", "fp32"),
     cut=partial(cut_blocks, opset=OPSET, ir_version=IR_VERSION),
 )

@@ -56,6 +56,14 @@ def missing_weight():
     return model
 
 
+def grouped_convolution(inputs: int, outputs: int):
+    body = "xq = QuantizeLinear(x, s, z) xd = DequantizeLinear(xq, s, z) wd = DequantizeLinear(w, s, z) "
+    values = ",".join(["1"] * 2 * inputs * outputs)
+    constants = f"float s = {{0.5}}, int8 z = {{0}}, int8[{2 * outputs},{inputs},1,1] w = {{{values}}}"
+    channels = f"float[1,{2 * inputs},1,1] x", f"float[1,{2 * outputs},1,1] y"
+    return modern(body + "y = Conv<group = 2>(xd, wd)", *channels, constants)
+
+
 CASES = {
     "opset": (modern("y = Neg(x)", X, "float[1,2] y"), modern("y = Neg(x)", X, "float[1,2] y", opset=25)),
     "operator": (
@@ -104,6 +112,7 @@ CASES = {
         modern(QDQ, X, Y, SCALES),
         modern(QDQ, X, Y, SCALES.replace("float xs = {0.5}, int8 xz = {0}", "float[2] xs = {1,1}, int8[2] xz = {0,0}")),
     ),
+    "group-size": (grouped_convolution(4, 4), grouped_convolution(4, 2)),
     "one-sided": (modern(QDQ, X, Y, SCALES), modern(QDQ.replace("MatMul(xd,", "MatMul(x,"), X, Y, SCALES)),
 }
 REFUSED_TOO = {
@@ -145,6 +154,18 @@ REFUSED_TOO = {
     "a flat cache": (
         "tensor-scatter",
         modern("y = TensorScatter(c, u, i)", "float[1,8,4] c, float[1,2,4] u, int64[1] i", "float[1,8,4] y"),
+    ),
+    "a cache that grows": (
+        "tensor-scatter",
+        modern("y = TensorScatter(c, u, i)", "float[1,1,P,4] c, float[1,1,2,4] u, int64[1] i", "float[1,1,P,4] y"),
+    ),
+    "a cache that is made": (
+        "tensor-scatter",
+        modern("n = Neg(c)\n y = TensorScatter(n, u, i)", CACHE, "float[1,1,8,4] y"),
+    ),
+    "a cache that is not given back": (
+        "tensor-scatter",
+        modern("n = TensorScatter(c, u, i)\n y = Neg(n)", CACHE, "float[1,1,8,4] y"),
     ),
     "very many values": (
         "top-k",
