@@ -177,6 +177,9 @@ class FakeDriver:
         return 0
 
 
+TYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT64": np.int64}
+
+
 class FakeEngine:
     """What deserializing gives."""
 
@@ -202,7 +205,8 @@ class FakeEngine:
         return [*self.inputs, *self.outputs][index]
 
     def get_tensor_dtype(self, name: str) -> str:
-        return {"tensor(float)": "FLOAT", "tensor(int64)": "INT64", "tensor(int32)": "INT32"}[self.types[name]]
+        names = {"float": "FLOAT", "float16": "HALF", "int64": "INT64", "int32": "INT32"}
+        return names[self.types[name].removeprefix("tensor(").removesuffix(")")]
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[list[int]]:
         return self.facts["profiles"][profile][name]
@@ -330,7 +334,7 @@ def _tensorrt(gpu: FakeGpu, version: str) -> Any:
     module.DataType = types.SimpleNamespace(FLOAT="FLOAT", INT32="INT32")
     module.MemoryPoolType = types.SimpleNamespace(WORKSPACE="WORKSPACE")
     if modern:
-        module.DataType.INT64 = "INT64"
+        module.DataType.INT64, module.DataType.HALF = "INT64", "HALF"
         module.NetworkDefinitionCreationFlag = types.SimpleNamespace(STRONGLY_TYPED=1)
         module.ExecutionContextAllocationStrategy = types.SimpleNamespace(USER_MANAGED=2)
     else:

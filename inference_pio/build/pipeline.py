@@ -15,7 +15,7 @@ import psutil
 
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.artifact.locking import FolderBusyError, FolderLock
-from inference_pio.artifact.manifest import GraphFacts, Manifest
+from inference_pio.artifact.manifest import CACHE_ITEM_BYTES, GraphFacts, Manifest
 from inference_pio.build.limits import Limits, limits_of
 from inference_pio.build.options import BuildOptions, BuildProgress, BuildReport, BuiltEngine, SilentProgress
 from inference_pio.build.profiles import covered, profiles
@@ -144,7 +144,7 @@ def _locked(store: EngineStore) -> FolderLock:
 def _check_host(manifest: Manifest, graph: GraphFacts, folder: Path) -> None:
     """Raise ResourceLimitError unless host memory and disk have room for a graph's engine."""
     data = manifest.files.get(f"{graph.file}.data") or manifest.files[graph.file]
-    needed = HOST_BYTES * data.size // (1 if _quantized(manifest) else 4)
+    needed = HOST_BYTES * data.size // (1 if _quantized(manifest) else CACHE_ITEM_BYTES[manifest.cache.dtype])
     available = psutil.virtual_memory().available
     if needed > available:
         fewer = ", or export with fewer --block-layers" if graph.role == "block" else ""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from inference_pio.build.options import DEFAULT_IMAGE_TOKENS
 from inference_pio.errors import BadInputError
+from inference_pio.export.plan import KV_CACHES
 from inference_pio.graphs.hardware import AUTO, find_hardware
 from inference_pio.graphs.spec import DecoderSpec
 from inference_pio.graphs.targets import find_target
@@ -37,7 +38,8 @@ def notes_on(spec: DecoderSpec, case: Case, layout: Layout, kv_cache: str) -> li
     """What a reader of a plan should know besides."""
     notes = []
     try:
-        caches = find_target(case.target, case.hardware.dialect_of(case.target)).kv_caches
+        target = find_target(case.target, case.hardware.dialect_of(case.target))
+        caches = [kind for kind in target.kv_caches if kind in (KV_CACHES[case.recipe.compute], "int8")]
         if kv_cache not in (AUTO, *caches):
             notes.append(f"this version cannot export it yet: its caches are {' and '.join(caches)}")
     except BadInputError as fault:

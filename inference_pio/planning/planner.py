@@ -9,7 +9,7 @@ import psutil
 
 from inference_pio.calibration.recipes import Recipe, find_recipe
 from inference_pio.errors import BadInputError
-from inference_pio.export.plan import check_context_length, check_int8_cache, has_int8_cache
+from inference_pio.export.plan import KV_CACHES, check_context_length, check_int8_cache, has_int8_cache
 from inference_pio.graphs.architectures import read_config
 from inference_pio.graphs.hardware import AUTO
 from inference_pio.graphs.hardware.hardware import Card, Hardware
@@ -101,8 +101,11 @@ class _Planner:
         return plans[0]
 
     def cache_of(self, case: Case) -> str:
-        """The storage of the cache."""
-        return RULES[case.key].caches[0] if self.options.kv_cache == AUTO else self.options.kv_cache
+        """The storage of the cache: by default what the recipe computes in."""
+        if self.options.kv_cache != AUTO:
+            return self.options.kv_cache
+        caches, computed = RULES[case.key].caches, KV_CACHES[case.recipe.compute]
+        return computed if computed in caches else caches[0]
 
     def check_cache(self, case: Case, kind: str) -> None:
         """Raise BadInputError for a cache that the target or the model does not have."""

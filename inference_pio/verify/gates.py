@@ -115,13 +115,22 @@ class Gate:
         clear_gap = max(self.clear_gap, 2 * math.sqrt(absolute.get("kl_mean", 0.0)))
         return replace(self, name=f"{self.name}+int8-cache", absolute=absolute, clear_gap=clear_gap)
 
-    def with_compute(self, dtype: str) -> Gate:
-        """This gate for an artifact that computes in `dtype`: the simulation, in float32, is further away."""
+    def with_compute(self, dtype: str, routed: bool = False) -> Gate:
+        """This gate for an artifact that computes in `dtype`: the simulation, in float32, is further away.
+
+        In a `routed` model, whose tokens choose experts, rounding changes a choice now and then.
+        """
         allowance: dict[str, float] | None = _data()["compute"].get(dtype)
         if allowance is None:
             return self
-        limits = {name: max(getattr(self.excess, name), allowance[name]) for name in ("kl_mean", "disturbance")}
-        return replace(self, excess=replace(self.excess, floor=self.excess.floor + allowance["floor"], **limits))
+        floor, least = (allowance["routed"],) * 2 if routed else (allowance["floor"], allowance["kl_mean"])
+        excess = replace(
+            self.excess,
+            floor=self.excess.floor + floor,
+            kl_mean=max(self.excess.kl_mean, least),
+            disturbance=allowance["disturbance"],
+        )
+        return replace(self, excess=excess)
 
     def check(self, metrics: Metrics, excess: Excess | None = None) -> GateResult:
         """Judge metrics, and the artifact beside its simulation where there is one."""
@@ -134,7 +143,6 @@ class Gate:
 
     def _check_excess(self, metrics: Metrics, excess: Excess) -> list[Check]:
         allowed = self.excess.factor * excess.simulation_kl_mean + self.excess.floor
-        allowed = max(allowed, self.excess.twin_factor * (excess.twin_kl_mean or 0.0))
         checks = [_upper("kl_mean against simulation", metrics.kl_mean, allowed)]
         if excess.twin_kl_mean is not None:
             limit = max(self.excess.kl_mean, self.excess.twin_factor * excess.twin_kl_mean)

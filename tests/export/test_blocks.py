@@ -61,6 +61,25 @@ def test_a_tied_table_is_stored_once_and_is_the_checkpoints(exported, tiny):
     assert (error <= (0 if manifest.recipe.name == "fp32" else np.abs(exact).max(axis=1) / 127 * 0.51)).all()
 
 
+def test_float16_halves_weights_and_cache(block_artifact, tiny):
+    wide, half = (Artifact.open(block_artifact(precision, "sm86")) for precision in ("fp32", "fp16"))
+    assert (wide.manifest.cache.dtype, half.manifest.cache.dtype) == ("float32", "float16")
+    assert half.manifest.memory.cache_bytes_per_token * 2 == wide.manifest.memory.cache_bytes_per_token
+    assert half.manifest.memory.weight_bytes < 0.51 * wide.manifest.memory.weight_bytes
+    assert half.manifest.table.dtype == "float16" and half.manifest.table.file == "head.onnx.data"
+    with Checkpoint.open(tiny) as checkpoint:
+        exact = checkpoint.tensor("model.embed_tokens.weight")
+    found = TokenTable(half.path, half.manifest).rows(np.arange(len(exact)))
+    assert np.array_equal(found, exact.astype(np.float16).astype(np.float32))
+    graph = half.manifest.graphs[0]
+    kinds = {value.name.split(".")[0]: value.dtype for value in (*graph.inputs, *graph.outputs)}
+    assert {name for name, kind in kinds.items() if kind == "float16"} == {
+        "past_key_values",
+        "attention_bias",
+        "present",
+    }
+
+
 def test_an_int8_artifact_is_hardly_larger_than_its_integers(block_artifact):
     manifest = Artifact.open(block_artifact("w8a8-static")).manifest
     # A tiny layer has many scales and exact columns beside its integers; docs/tensorrt.md has real shapes.
@@ -72,6 +91,14 @@ def test_an_int8_artifact_is_hardly_larger_than_its_integers(block_artifact):
     [
         ({"precision": "int8"}, "recipe int8 does not run on target tensorrt/trt85: use fp32, w8a8-static"),
         ({"precision": "fp16"}, "recipe fp16 does not run on target tensorrt/trt85"),
+        (
+            {"precision": "bf16", "hardware": "sm86"},
+            "recipe bf16 does not run on target tensorrt/modern: use fp32, fp16",
+        ),
+        (
+            {"precision": "fp16", "hardware": "sm86", "kv_cache": "fp32"},
+            "--kv-cache fp32 is not available on tensorrt/modern with --precision fp16: use fp16",
+        ),
         ({"precision": "w8a8-static"}, "recipe w8a8-static needs text"),
         (
             {"precision": "fp32", "kv_cache": "int8", **FEW},

@@ -89,6 +89,17 @@ def test_a_plan_for_tensorrt_has_as_many_bytes_as_its_export(tmp_path):
     assert written == pytest.approx(planned, rel=0.01)
 
 
+def test_a_plan_in_float16_for_tensorrt(tmp_path):
+    folder = tiny_checkpoint("glm4_moe_lite")
+    manifest = Artifact.open(export_blocks(folder, tmp_path / "out", "fp16", hardware="sm86")).manifest
+    written = sum(entry.size for name, entry in manifest.files.items() if name.endswith(".data"))
+    (plan,) = make_plans(read_config(folder), "tiny", PlanOptions("rtx-3060", target="tensorrt", precision="fp16"))
+    planned = sum(place["bytes"] for place in plan.places if place["part"] != "cache")
+    assert written == pytest.approx(planned, rel=0.01)
+    assert (plan.kv_cache, plan.kv_bytes_per_token) == ("fp16", manifest.memory.cache_bytes_per_token)
+    assert not any("cannot export" in note for note in plan.notes)
+
+
 def test_parts_of_experts():
     sizes, spec = sizes_of(published_config("qwen3-coder-30b", 2), "fp32")
     assert list(sizes) == [Part.LAYERS, Part.HEAD, Part.TABLE, Part.EXPERTS]

@@ -5,8 +5,8 @@ of Attention, the activations of an MLP and the residual stream keep float32: th
 products, and a residual stream has channels beyond what float16 adds up well.
 
 A product of floats is written as TensorRT wants it for sums in float32: both sides float16, widened, multiplied, and
-the result narrowed again; it is one kernel over float16 (`matmul_as` in NVIDIA/TensorRT-Model-Connect does the same). A
-product of integers has float16 around it through its scales. The head of integers gives float32, as it does elsewhere.
+the result narrowed again; it is one kernel over float16 (github.com/NVIDIA/TensorRT-Model-Connect/pull/1158). A product
+of integers has float16 around it through its scales; a convolution of integers, as the head is, stays between float32.
 """
 
 from __future__ import annotations
@@ -171,25 +171,15 @@ def _mark(state: State, node: ir.Node) -> None:
 
 
 def _fit_output(graph: ir.Graph, state: State, value: ir.Value) -> None:
-    """New rows of a cache go out in float16, everything else in float32."""
-    half = str(value.name).startswith("present.")
-    dtype = HALF if half else FLOAT
-    value.type = ir.TensorType(dtype)
-    if half == (value in state.half):
-        return
-    users = list(value.uses())
-    cast = _cast_behind(graph, value, dtype)
-    _take_place(graph, value, cast, dtype)
-    value.type = ir.TensorType(FLOAT if half else HALF)
-    if half:
-        state.half.add(cast)
-        for use in users:  # what attends to the new rows sees what later steps will
-            use.node.replace_input_with(use.idx, cast)
+    """Caches go out in float16, everything else in float32."""
+    if value in state.half and not str(value.name).startswith("present."):
+        _take_place(graph, value, _cast_behind(graph, value, FLOAT), FLOAT)
 
 
 def _take_place(graph: ir.Graph, old: ir.Value, new: ir.Value, dtype: ir.DataType) -> None:
     """Make `new`, which is `dtype`, the graph output that `old` was."""
-    name, old.name = old.name, f"{old.name}/{(FLOAT if dtype == HALF else HALF).name.lower()}"
+    other = FLOAT if dtype == HALF else HALF
+    name, old.name, old.type = old.name, f"{old.name}/{other.name.lower()}", ir.TensorType(other)
     new.name, new.shape, new.type = name, old.shape, ir.TensorType(dtype)
     graph.outputs[list(graph.outputs).index(old)] = new
 

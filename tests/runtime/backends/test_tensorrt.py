@@ -21,10 +21,12 @@ from block_cases import export_blocks
 from shapes import write_shape
 
 PROMPT = "In the beginning"
-HARDWARE = {"trt85": "sm61", "modern": "sm86"}
-VERSIONS = {"trt85": "8.5.3.1", "modern": "10.15.1.29"}
+HARDWARE = {"trt85": "sm61", "modern": "sm86", "half": "sm86"}
+"""By dialect; `half` is `modern` in float16."""
+VERSIONS = {"trt85": "8.5.3.1", "modern": "10.15.1.29", "half": "10.15.1.29"}
 only_trt85 = pytest.mark.parametrize("dialect", ["trt85"], indirect=True)
 """For what does not depend on the dialect."""
+all_types = pytest.mark.parametrize("dialect", ["trt85", "modern", "half"], indirect=True)
 
 
 @pytest.fixture(params=["trt85", "modern"])
@@ -39,7 +41,7 @@ def gpu(monkeypatch, dialect):
 
 @pytest.fixture
 def artifact(block_artifact, dialect):
-    return block_artifact("fp32", HARDWARE[dialect])
+    return block_artifact("fp16" if dialect == "half" else "fp32", HARDWARE[dialect])
 
 
 @pytest.fixture
@@ -57,6 +59,7 @@ def opened(artifact, cache, backend="tensorrt", **more):
     return Engine.open(artifact, EngineConfig(backend=backend, cache_dir=cache, threads=1, **more))
 
 
+@all_types
 def test_the_engines_answer_as_the_files_they_were_built_from(gpu, built, cache):
     params = SamplingParams(max_new_tokens=12, temperature=0, ignore_eos=True)
     with opened(built, cache) as engine, opened(built, cache, "chain") as chain:
@@ -111,6 +114,7 @@ def test_two_sequences_in_turn_do_not_disturb_each_other(gpu, built, cache):
         assert [end.result.token_ids for end in ends] == alone
 
 
+@all_types
 def test_a_prefix_comes_back_from_the_cache(gpu, built, cache):
     with opened(built, cache) as engine:
         params = SamplingParams(max_new_tokens=4, temperature=0, ignore_eos=True)
