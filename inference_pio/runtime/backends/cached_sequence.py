@@ -14,22 +14,26 @@ from inference_pio.runtime.memory import MemoryBudget
 class CachedSequence(ABC):
     """A sequence whose cache grows in steps; `most` is the room up to which it grows ahead of what is asked for.
 
+    A cache of `fixed` tokens has all its room from the first one on.
+
     See `Sequence` in `backend` for the methods.
     """
 
-    def __init__(self, budget: MemoryBudget, bytes_per_token: int, most: int = 1 << 62) -> None:
+    def __init__(
+        self, budget: MemoryBudget, bytes_per_token: int, most: int = 1 << 62, fixed: int | None = None
+    ) -> None:
         self.length = 0
         self.run_seconds = 0.0
         self._capacity = 0
         """Tokens that the buffers have room for."""
-        self._budget, self._bytes_per_token, self._most = budget, bytes_per_token, most
+        self._budget, self._bytes_per_token, self._most, self._fixed = budget, bytes_per_token, most, fixed
         self._taken = 0
         """Bytes of the budget."""
 
     def reserve(self, tokens: int) -> None:
         if tokens <= self._capacity:
             return
-        capacity = grown_capacity(tokens, self._capacity, self._most)
+        capacity = self._fixed or grown_capacity(tokens, self._capacity, self._most)
         size, what = capacity * self._bytes_per_token, f"a key/value cache of {capacity} tokens"
         self._budget.take(size - self._taken, what)
         self._taken = size

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from inference_pio.artifact.bundle import Artifact
+from inference_pio.artifact.cache_rows import BUCKET, rounded_up
 from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.runtime import Engine, EngineConfig, SamplingParams
 from inference_pio.runtime.backends import ort_session
-from inference_pio.runtime.backends.blocks import BUCKET, rounded_up
 from inference_pio.runtime.backends.chain import ChainBackend, biases
 from inference_pio.runtime.backends.chain_ort import SIGNED_PRODUCTS, OrtBlocks, OrtBlockState
 from inference_pio.runtime.backends.choose import open_backend
