@@ -67,14 +67,17 @@ class OpenArtifact:
             if config.prefix_cache_bytes
             else NullPrefixCache()
         )
-        self.vision: VisionInput | None = None
-        """What prepares images, where the model takes any."""
-        if (facts := self.manifest.vision) is not None:
-            self.budget.take(config.image_cache_bytes, "the cache of image features")
-            self.vision = VisionInput(artifact, facts, self.tokenizer, threads, self.budget, config, memory)
-        # Last, because what follows it would have to close it when it fails.
         backend = open_backend(artifact.path, self.manifest, config, threads, self.budget, mapped, memory)
         self.sequences = Sequences(backend)
+        self.vision: VisionInput | None = None
+        """What prepares images, where the model takes any."""
+        try:
+            if (facts := self.manifest.vision) is not None:
+                self.budget.take(config.image_cache_bytes, "the cache of image features")
+                self.vision = VisionInput(artifact, facts, self.tokenizer, threads, self.budget, config, memory)
+        except BaseException:
+            self.sequences.close()
+            raise
 
     def close(self) -> None:
         """Release weights and caches, after the step that runs."""
