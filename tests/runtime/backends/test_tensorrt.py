@@ -10,6 +10,7 @@ import fake_gpu
 import numpy as np
 import pytest
 from engine_cases import CONTEXT, build_here
+from fake_cuda import FakeRuntime
 
 from inference_pio.cli.main import run
 from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
@@ -182,7 +183,7 @@ def test_a_folder_that_others_write_to_is_refused(built, cache):
 
 @only_trt85
 def test_engines_larger_than_the_gpu_are_refused_before_they_are_loaded(built, cache, monkeypatch):
-    small = fake_gpu.install(monkeypatch, runtime=fake_gpu.FakeRuntime(memory=RESERVE))
+    small = fake_gpu.install(monkeypatch, runtime=FakeRuntime(memory=RESERVE))
     with pytest.raises(ResourceLimitError, match=r"the engines need .* MB of GPU memory"):
         opened(built, cache)
     assert "cudaMalloc" not in small.runtime.calls
