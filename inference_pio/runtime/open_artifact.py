@@ -69,6 +69,7 @@ class OpenArtifact:
         )
         backend = open_backend(artifact.path, self.manifest, config, threads, self.budget, mapped, memory)
         self.sequences = Sequences(backend)
+        self.budget.reclaim = self.sequences.release_idle  # only steps, which hold the turn, take more from here on
         self.vision: VisionInput | None = None
         """What prepares images, where the model takes any."""
         try:
