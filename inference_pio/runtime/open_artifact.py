@@ -76,6 +76,7 @@ class OpenArtifact:
         # Last, because what follows it would have to close it when it fails.
         self._backend = open_backend(artifact.path, self.manifest, config, threads, self.budget, mapped, memory)
         self.sequences = Sequences(self._backend)
+        self.budget.reclaim = self.sequences.release_idle  # only steps, which hold the turn, take more from here on
 
     def close(self) -> None:
         """Release weights and caches, after the step that runs."""

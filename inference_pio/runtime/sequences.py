@@ -84,13 +84,17 @@ class Sequences:
             finally:
                 self.lock.release()
 
+    def release_idle(self) -> None:
+        """Release the buffers that wait for a request; only for the thread whose turn it is."""
+        while self._idle:
+            self._idle.pop().release()
+
     def close(self) -> None:
         """Release the backend after the step that runs; a request that is not done raises BadInputError at its next."""
         with self.lock:
             backend, self._backend = self._backend, None
             try:
-                while self._idle:
-                    self._idle.pop().release()
+                self.release_idle()
             finally:
                 if backend is not None:
                     backend.close()

@@ -10,6 +10,7 @@ import fake_gpu
 import psutil
 import pytest
 from engine_cases import CONTEXT, build_here, run_here
+from fake_cuda import FakeRuntime
 
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.artifact.locking import FolderLock
@@ -78,7 +79,7 @@ def test_a_quantized_artifact_is_built_for_int8(gpu, block_artifact, tmp_path):
 
 
 def test_a_gpu_without_8_bit_products_is_refused(monkeypatch, block_artifact, tmp_path):
-    fake_gpu.install(monkeypatch, runtime=fake_gpu.FakeRuntime(capability=(6, 0)))
+    fake_gpu.install(monkeypatch, runtime=FakeRuntime(capability=(6, 0)))
     with pytest.raises(BadInputError, match=r"compute capability 6\.0\) has no 8-bit products"):
         build_here(block_artifact("w8a8-static"), tmp_path)
     build_here(block_artifact("fp32"), tmp_path)

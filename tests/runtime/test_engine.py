@@ -247,6 +247,19 @@ def test_memory_limits(int8):
         assert engine.generate([1, 2, 3], GREEDY).token_ids
 
 
+def test_buffers_that_nobody_uses_make_room(int8):
+    with Engine.open(int8, EngineConfig(prefix_cache_bytes=0)) as engine:
+        taken, token = engine._opened.budget.taken, engine.manifest.memory.cache_bytes_per_token
+    config = EngineConfig(max_memory=taken + 1400 * token, prefix_cache_bytes=0)
+    with Engine.open(int8, config) as engine:
+        answer = engine.stream([5], SamplingParams(max_new_tokens=300, temperature=0, ignore_eos=True))
+        next(answer)
+        engine.generate(long_prompt(1000), GREEDY)  # leaves buffers for 1,024 tokens behind; 256 are in use
+        assert len(list(answer)) == 299
+        with pytest.raises(ResourceLimitError, match="key/value cache of 1536 tokens"):
+            engine.generate(long_prompt(1400), GREEDY)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_same_tokens_every_time(int8, threads):
     answers = set()

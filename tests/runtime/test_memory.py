@@ -25,6 +25,25 @@ def test_too_much_is_refused_and_not_taken():
     assert budget.taken == 4_000_001
 
 
+def test_reserves_are_given_up_for_what_does_not_fit():
+    budget, asked = MemoryBudget(100), []
+    budget.take(60, "a reserve")
+
+    def reclaim() -> None:
+        asked.append(budget.taken)
+        if len(asked) == 1:
+            budget.give(60)
+
+    budget.reclaim = reclaim
+    budget.take(40, "what fits")
+    assert not asked
+    budget.take(50, "what fits without the reserve")
+    assert (asked, budget.taken) == ([100], 90)
+    with pytest.raises(ResourceLimitError, match="too much"):
+        budget.take(50, "too much")
+    assert (asked, budget.taken) == ([100, 90], 90)
+
+
 def test_without_a_limit_anything_goes():
     MemoryBudget(None).take(1 << 60, "everything")
 

@@ -10,12 +10,20 @@ import pytest
 
 from inference_pio.artifact import bundle
 from inference_pio.errors import BadInputError
-from inference_pio.runtime import Engine
+from inference_pio.runtime import Engine, EngineConfig
 from inference_pio.runtime.backends.ort import OrtBackend
 
 
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> list[OrtBackend]:
+    """Backends that were closed."""
+    backends: list[OrtBackend] = []
+    monkeypatch.setattr(OrtBackend, "close", lambda backend: backends.append(backend))
+    return backends
+
+
 def test_a_backend_is_closed_when_the_weights_were_changed(
-    tiny_artifact: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_artifact: Callable[[str], Path], tmp_path: Path, closed: list[OrtBackend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their hash is known only after they were loaded."""
     folder = Path(shutil.copytree(tiny_artifact("int8"), tmp_path / "changed"))
@@ -23,9 +31,15 @@ def test_a_backend_is_closed_when_the_weights_were_changed(
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    closed = []
     monkeypatch.setattr(bundle, "LARGE_FILE_BYTES", 100_000)
-    monkeypatch.setattr(OrtBackend, "close", lambda backend: closed.append(backend))
     with pytest.raises(BadInputError, match="changed"):
         Engine.open(folder)
+    assert len(closed) == 1
+
+
+def test_a_backend_is_closed_when_the_images_cannot_be_prepared(
+    vision_artifact: Callable[[str], Path], closed: list[OrtBackend]
+) -> None:
+    with pytest.raises(BadInputError, match="max_image_tokens 1 is too small"):
+        Engine.open(vision_artifact("fp32"), EngineConfig(max_image_tokens=1))
     assert len(closed) == 1

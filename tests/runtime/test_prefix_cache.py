@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference_pio.errors import BadInputError, InferencePioError
+from inference_pio.errors import BadInputError
 from inference_pio.runtime.prefix_cache import NullPrefixCache, PrefixCache, RadixPrefixCache
 
-BLOCK = 2
-KEY_BYTES = BLOCK * 4
-
-
-def payload(size: int, value: int = 0) -> np.ndarray:
-    return np.full(size, value, np.uint8)
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from prefix_cases import BLOCK, KEY_BYTES, filled, payload
 
 
 def held(cache: RadixPrefixCache, tokens) -> list[int]:
     """The first byte of each payload that is found for `tokens`."""
     return [int(found[0]) for found in cache.match(tokens, len(tokens))]
-
-
-def filled(budget: int = 10_000, sizes=(10, 10, 10)) -> RadixPrefixCache:
-    """A chain over the tokens 0, 1, 2, ... with payloads 1, 2, 3, ..."""
-    cache = RadixPrefixCache(BLOCK, budget)
-    for index, size in enumerate(sizes, 1):
-        assert cache.put(range(index * BLOCK), payload(size, index))
-    return cache
 
 
 class NaiveCache:
@@ -246,76 +235,6 @@ def test_tokens_that_are_none(tokens):
 def test_sizes_that_are_none(block, budget):
     with pytest.raises(BadInputError, match="prefix cache"):
         RadixPrefixCache(block, budget)
-
-
-def node(cache: RadixPrefixCache, depth: int):
-    return cache._root.chain([np.array(pair, np.int32).tobytes() for pair in pairwise(range(6))][::2][:depth])[-1]
-
-
-def break_count(cache):
-    cache._held_bytes += 1
-
-
-def break_budget(cache):
-    cache.budget_bytes = 20
-
-
-def break_parent(cache):
-    node(cache, 2).parent = node(cache, 3)
-
-
-def break_child(cache):
-    del node(cache, 1).children[node(cache, 2).key]
-
-
-def break_key(cache):
-    node(cache, 3).key = b"12345678"
-
-
-def break_key_length(cache):
-    last = node(cache, 3)
-    last.parent.children = {b"123": last}
-    last.key = b"123"
-
-
-def break_order_missing(cache):
-    del cache._oldest_first[node(cache, 3)]
-
-
-def break_order_extra(cache):
-    lone = type(node(cache, 1))(b"12345678", cache._root, payload(1), 9)
-    cache._oldest_first[lone] = None
-
-
-def break_order_turned(cache):
-    cache._oldest_first.move_to_end(node(cache, 3))
-
-
-def break_payload(cache):
-    node(cache, 3).payload = payload(10)
-
-
-def break_payload_size(cache):
-    replaced = payload(11)
-    replaced.setflags(write=False)
-    node(cache, 3).payload = replaced
-
-
-def break_path(cache):
-    node(cache, 2).path_bytes -= 1
-
-
-def break_circle(cache):
-    node(cache, 3).children[node(cache, 1).key] = node(cache, 1)
-
-
-@pytest.mark.parametrize("broken", [value for name, value in list(globals().items()) if name.startswith("break_")])
-def test_integrity_is_checked(broken):
-    cache = filled()
-    cache.check_integrity()
-    broken(cache)
-    with pytest.raises(InferencePioError, match="prefix cache is broken"):
-        cache.check_integrity()
 
 
 def test_threads():

@@ -54,9 +54,11 @@ class CachedSequence(ABC):
         self.place(np.zeros((3, 0), np.int64), 0)
 
     def release(self) -> None:
-        self._free()
-        self._budget.give(self._taken)
-        self._taken = 0
+        try:
+            self._free()
+        finally:
+            self._budget.give(self._taken)
+            self._taken = 0
 
     @abstractmethod
     def place(self, positions: np.ndarray, ahead: int) -> None:

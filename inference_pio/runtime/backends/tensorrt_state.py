@@ -161,6 +161,7 @@ class TensorRTBlockState:
         address, view = self._host.get(name, (0, np.empty(0, np.uint8)))
         if view.nbytes < size:
             if address:
+                del self._host[name]
                 self._cuda.free_host(address)
             address = self._cuda.allocate_host(size)
             view = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))

@@ -6,7 +6,7 @@ import ctypes
 import re
 from types import SimpleNamespace
 
-import fake_gpu
+import fake_cuda
 import numpy as np
 import pytest
 
@@ -71,17 +71,17 @@ def test_options_of_the_provider():
 
 
 @pytest.fixture
-def runtime() -> fake_gpu.FakeRuntime:
-    return fake_gpu.FakeRuntime(memory=1 << 20, devices=2)
+def runtime() -> fake_cuda.FakeRuntime:
+    return fake_cuda.FakeRuntime(memory=1 << 20, devices=2)
 
 
 @pytest.fixture
 def gpu_memory(runtime) -> CudaMemory:
-    return CudaMemory(Cuda(runtime, fake_gpu.FakeDriver(), 1))
+    return CudaMemory(Cuda(runtime, fake_cuda.FakeDriver(), 1))
 
 
 def test_rows_are_copied_by_address(gpu_memory, runtime):
-    library = Cuda(runtime, fake_gpu.FakeDriver(), 1)
+    library = Cuda(runtime, fake_cuda.FakeDriver(), 1)
     to, source = library.allocate(160, "a test"), library.allocate(96, "a test")
     values = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     ctypes.memmove(source, values.ctypes.data, 96)
@@ -98,8 +98,8 @@ def test_rows_are_copied_by_address(gpu_memory, runtime):
 
 def test_the_device_is_that_of_the_calling_thread(gpu_memory, runtime):
     taken = []
-    runtime.cudaSetDevice = fake_gpu.Function(lambda device: taken.append(device) or 0)
-    to = Cuda(runtime, fake_gpu.FakeDriver(), 1).allocate(8, "a test")
+    runtime.cudaSetDevice = fake_cuda.Function(lambda device: taken.append(device) or 0)
+    to = Cuda(runtime, fake_cuda.FakeDriver(), 1).allocate(8, "a test")
     taken.clear()
     gpu_memory.zero(to, 8)
     gpu_memory.copy_rows(to, 4, to, 4, 4, 2)
@@ -112,7 +112,7 @@ def test_the_device_is_that_of_the_calling_thread(gpu_memory, runtime):
     [("1.20.2", "libcudart.so.12"), ("1.31.1", "libcudart.so.13"), ("1.18.1", "libcudart.so.11.0")],
 )
 def test_the_cuda_runtime_is_the_one_that_the_wheel_uses(monkeypatch, runtime, version, library):
-    libraries = {library: runtime, "libcuda.so.1": fake_gpu.FakeDriver()}
+    libraries = {library: runtime, "libcuda.so.1": fake_cuda.FakeDriver()}
     monkeypatch.setattr(cuda_library, "_library", libraries.get)
     monkeypatch.setattr(device, "import_onnxruntime", lambda: wheel(version))
     monkeypatch.setattr(device, "find_gpus", lambda: [gpu("8.0"), gpu("8.0")])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-import fake_gpu
+import fake_cuda
 import pytest
 
 from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
@@ -14,16 +14,16 @@ from inference_pio.runtime.backends.cuda_library import ON_DEVICE, Cuda, open_cu
 
 @pytest.fixture
 def runtime():
-    return fake_gpu.FakeRuntime(memory=1 << 20, devices=2)
+    return fake_cuda.FakeRuntime(memory=1 << 20, devices=2)
 
 
 @pytest.fixture
 def cuda(runtime):
-    return Cuda(runtime, fake_gpu.FakeDriver(), 1)
+    return Cuda(runtime, fake_cuda.FakeDriver(), 1)
 
 
 def failing(runtime, name, code):
-    setattr(runtime, name, fake_gpu.Function(lambda *arguments: code))
+    setattr(runtime, name, fake_cuda.Function(lambda *arguments: code))
 
 
 def test_the_device_is_described(cuda):
@@ -63,7 +63,7 @@ def test_what_was_recorded_runs_when_it_is_launched(cuda, runtime):
 @pytest.mark.parametrize("device", [-1, 2])
 def test_a_gpu_that_is_not_there_is_refused(runtime, device):
     with pytest.raises(BadInputError, match=f"no GPU {device}: this machine has 2"):
-        Cuda(runtime, fake_gpu.FakeDriver(), device)
+        Cuda(runtime, fake_cuda.FakeDriver(), device)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_errors_say_what_was_done(cuda, runtime, code, kind, message):
     ],
 )
 def test_missing_libraries_are_named(monkeypatch, missing, message):
-    there = {"libcudart.so.11.0": fake_gpu.FakeRuntime(), "libcuda.so.1": fake_gpu.FakeDriver()}
+    there = {"libcudart.so.11.0": fake_cuda.FakeRuntime(), "libcuda.so.1": fake_cuda.FakeDriver()}
     del there[missing]
     monkeypatch.setattr(cuda_library, "_library", there.get)
     with pytest.raises(BadInputError, match=message):

@@ -10,10 +10,12 @@ import fake_gpu
 import numpy as np
 import pytest
 from engine_cases import CONTEXT, build_here
+from fake_cuda import FakeRuntime
 
 from inference_pio.cli.main import run
 from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
 from inference_pio.runtime import Engine, EngineConfig, SamplingParams
+from inference_pio.runtime.backends.cuda_library import Cuda
 from inference_pio.runtime.backends.tensorrt_engines import RESERVE
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -69,6 +71,21 @@ def test_the_engines_answer_as_the_files_they_were_built_from(gpu, built, cache)
         ours, theirs = engine.generate(PROMPT, params), chain.generate(PROMPT, params)
     assert ours.token_ids == theirs.token_ids
     assert gpu.runtime.calls["cudaGraphLaunch"] >= 20
+
+
+@only_trt85
+def test_host_memory_that_ends_is_freed_once(gpu, built, cache, monkeypatch):
+    def refused(cuda: Cuda, size: int) -> int:
+        raise ResourceLimitError("nothing is free")
+
+    with opened(built, cache) as engine:
+        held = len(gpu.runtime.held)
+        taken = engine._opened.budget.taken
+        engine.logits([5])
+        monkeypatch.setattr(Cuda, "allocate_host", refused)
+        with pytest.raises(ResourceLimitError, match="nothing is free"):
+            engine.logits([5, 6])
+        assert (len(gpu.runtime.held), engine._opened.budget.taken) == (held, taken)
 
 
 @pytest.mark.parametrize("shape", ["moe", "glm"])
@@ -186,7 +203,7 @@ def test_a_folder_that_others_write_to_is_refused(built, cache):
 
 @only_trt85
 def test_engines_larger_than_the_gpu_are_refused_before_they_are_loaded(built, cache, monkeypatch):
-    small = fake_gpu.install(monkeypatch, runtime=fake_gpu.FakeRuntime(memory=RESERVE))
+    small = fake_gpu.install(monkeypatch, runtime=FakeRuntime(memory=RESERVE))
     with pytest.raises(ResourceLimitError, match=r"the engines need .* MB of GPU memory"):
         opened(built, cache)
     assert "cudaMalloc" not in small.runtime.calls

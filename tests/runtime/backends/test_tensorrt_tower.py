@@ -180,7 +180,7 @@ def test_a_tower_that_was_not_built_is_missed_at_once(gpu, built, cache):
 @only_trt85
 def test_the_tower_counts_before_anything_is_loaded(built, cache, monkeypatch):
     sizes = {file.stem: file.stat().st_size for file in cache.glob("engines/*/*.engine")}
-    small = fake_gpu.FakeRuntime(memory=RESERVE + sum(sizes.values()) - 1)
+    small = FakeRuntime(memory=RESERVE + sum(sizes.values()) - 1)
     fake_gpu.install(monkeypatch, runtime=small)
     with pytest.raises(ResourceLimitError, match=r"the engines need .* MB of GPU memory"):
         opened(built, cache)
