@@ -31,7 +31,7 @@ SMALLER = "choose a smaller precision, cache or context, other hardware or anoth
     "--kv-cache",
     default=PlanOptions.kv_cache,
     show_default=True,
-    help="Its storage: auto, fp32, fp16 or int8.",
+    help="Its storage: auto, that of activations, or fp32, fp16, bf16, int8.",
 )
 @click.option("--context-length", type=int, help="Longest prompt plus answer; by default what memory allows.")
 @click.option("--ignore-config-key", "ignore_config_keys", multiple=True, metavar="KEY", help="As for an export.")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from inference_pio.errors import BadInputError
+from inference_pio.export.plan import kv_caches
 from inference_pio.graphs.hardware import AUTO, find_hardware
 from inference_pio.graphs.spec import DecoderSpec
 from inference_pio.graphs.targets import find_target
 from inference_pio.planning.case import Case
 from inference_pio.planning.layout import NVME, Layout
 from inference_pio.planning.plan import PlanOptions
-from inference_pio.planning.rules import RULES
 from inference_pio.planning.weights import Part
 
 
@@ -35,17 +34,14 @@ def export_command(case: Case, name: str, context: int, options: PlanOptions) ->
 def notes_on(spec: DecoderSpec, case: Case, layout: Layout, kv_cache: str) -> list[str]:
     """What a reader of a plan should know besides."""
     notes = []
-    try:
-        caches = find_target(case.target, case.hardware.dialect_of(case.target)).kv_caches
-        if kv_cache not in (AUTO, *caches):
-            notes.append(f"this version cannot export it yet: its caches are {' and '.join(caches)}")
-    except BadInputError as fault:
-        notes.append(f"this version cannot export it yet: {fault}")
+    caches = kv_caches(find_target(case.target, case.hardware.dialect_of(case.target)), case.recipe)
+    if kv_cache not in caches:
+        notes.append(f"this version cannot export it yet: its caches are {' and '.join(caches)}")
     on_disk = {part for part, place, _ in layout.places if place == NVME}
     if on_disk - {Part.EXPERTS.value}:
         notes.append("weights stay on the drive and are read again for every token: a smaller precision is faster")
     elif on_disk:
         notes.append("experts on the drive are read when a token chooses them; all are taken to be as likely")
-    if spec.moe is not None and not RULES[case.key].experts_on_device:
+    if spec.moe is not None and not case.rules.experts_on_device:
         notes.append("the CPU computes the experts, so every layer waits for it")
     return notes

@@ -9,7 +9,7 @@ import psutil
 
 from inference_pio.calibration.recipes import Recipe, find_recipe
 from inference_pio.errors import BadInputError
-from inference_pio.export.plan import check_context_length, check_int8_cache, has_int8_cache
+from inference_pio.export.plan import check_context_length, check_int8_cache
 from inference_pio.graphs.architectures import read_config
 from inference_pio.graphs.hardware import AUTO
 from inference_pio.graphs.hardware.hardware import Card, Hardware
@@ -25,7 +25,6 @@ from inference_pio.planning.rules import (
     IMAGE_PATCHES,
     MAPPED_CONTEXT,
     PROMPTS,
-    RULES,
     SHORTEST_CONTEXT,
 )
 from inference_pio.planning.speed import Model
@@ -102,15 +101,18 @@ class _Planner:
 
     def cache_of(self, case: Case) -> str:
         """The storage of the cache."""
-        return RULES[case.key].caches[0] if self.options.kv_cache == AUTO else self.options.kv_cache
+        return case.caches(self.spec)[0] if self.options.kv_cache == AUTO else self.options.kv_cache
 
     def check_cache(self, case: Case, kind: str) -> None:
         """Raise BadInputError for a cache that the target or the model does not have."""
-        caches = RULES[case.key].caches
-        if kind not in caches:
-            raise BadInputError(f"--kv-cache {kind} is not available on {case.target}: use {' or '.join(caches)}")
-        if kind == "int8":
+        caches = case.caches(self.spec)
+        if kind == "int8" and kind in case.rules.other_caches:
             check_int8_cache(self.spec, case.target)
+        if kind not in caches:
+            raise BadInputError(
+                f"--kv-cache {kind} is not available on {case.key} with --precision {case.recipe.name}: use "
+                f"{' or '.join(caches)}"
+            )
 
     def plan(self, case: Case, memory: Memory) -> Plan:
         """The plan of one case."""
@@ -120,9 +122,9 @@ class _Planner:
         elements = len(spec.cache_kinds) * spec.layers * spec.kv_heads * spec.head_dim
         per_token = elements * CACHE_ITEM_BYTES[kind]
         kept = self.options.context_length or min(MAPPED_CONTEXT, spec.context_length)
-        angles = angle_bytes(spec, case.recipe) if case.recipe.compute in RULES[case.key].stores_angles else 0
+        angles = angle_bytes(spec, case.recipe) if case.recipe.compute in case.rules.stores_angles else 0
         layout = lay_out(spec, self.sizes[case.recipe], case, memory, per_token, angles, kept)
-        tokens = {k: max(0, layout.spare) // (elements * CACHE_ITEM_BYTES[k] + angles) for k in self.caches(case)}
+        tokens = {k: max(0, layout.spare) // (elements * CACHE_ITEM_BYTES[k] + angles) for k in case.caches(spec)}
         context, reason = self.context(case, layout, tokens[kind], per_token + angles)
         speeds = _speeds(Model(spec, tuple(layout.sites)), context) if not reason else NO_SPEEDS
         growing = [("rotary angles", context * angles), ("cache", context * per_token)]
@@ -147,19 +149,15 @@ class _Planner:
             kv_tokens=tokens,
             speeds=speeds,
             command="" if reason else export_command(case, self.name, context, self.options),
-            notes=notes_on(spec, case, layout, self.options.kv_cache),
+            notes=notes_on(spec, case, layout, kind),
         )
-
-    def caches(self, case: Case) -> list[str]:
-        """The storages of the cache that target and model have."""
-        return [kind for kind in RULES[case.key].caches if kind != "int8" or has_int8_cache(self.spec)]
 
     def context(self, case: Case, layout: Layout, tokens: int, per_token: int) -> tuple[int, str]:
         """The context that is planned for, and why the model does not fit with it ("" where it does)."""
         asked, most = self.options.context_length, self.spec.context_length
         needed = min(SHORTEST_CONTEXT, most) if asked is None else asked
         experts = self.sizes[case.recipe].get(Part.EXPERTS)
-        if experts is not None and experts.quantized and not RULES[case.key].quantized_experts:
+        if experts is not None and experts.quantized and not case.rules.quantized_experts:
             return needed, f"{case.key} has no operator for experts stored as integers"
         if layout.lacking:
             return needed, f"{layout.lacking} are lacking before the first token of cache"

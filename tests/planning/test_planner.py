@@ -7,9 +7,11 @@ import pytest
 from random_shapes import published_config
 
 from inference_pio.calibration.recipes import find_recipe
+from inference_pio.errors import BadInputError
 from inference_pio.graphs.hardware import profiles
 from inference_pio.planning.plan import PlanOptions
 from inference_pio.planning.planner import make_plans
+from inference_pio.planning.rules import CACHE_ITEM_BYTES
 
 MIB = 2**20
 HOST_BANDWIDTH, HOST_INT8, DISK = 42.7e9, 1.075e12, 3e9
@@ -182,6 +184,37 @@ def test_latents_are_cached_as_576_numbers():
     plan = plan_of("glm-4.7-flash", hardware="gtx-1060-6gb")
     assert plan.kv_bytes_per_token == 47 * 576 * 4
     assert "int8" not in plan.kv_tokens
+
+
+@pytest.mark.parametrize(
+    ("hardware", "precision", "caches", "rate"),
+    [
+        ("rtx-4090", "fp32", ["fp32"], 82.6),
+        ("rtx-4090", "fp16", ["fp16"], 330.3),
+        ("rtx-4090", "bf16", ["bf16"], 330.3),
+        ("gtx-1080-ti", "int4", ["fp32"], 11.34),
+        ("i5-10210u", "int4", ["fp32", "int8"], 1.075),
+        ("i5-10210u", "fp16", ["fp32", "int8"], 0.538),
+    ],
+)
+def test_cache_and_rate_are_those_of_what_a_recipe_computes_in(hardware, precision, caches, rate):
+    target = "ort-cpu" if hardware.startswith("i5") else "ort-cuda"
+    options = {"hardware": hardware, "target": target, "precision": precision, "context_length": 1024}
+    plan = plan_of(published_config("qwen3-4b", 2), **options)
+    assert plan.kv_cache == caches[0] and list(plan.kv_tokens) == caches and plan.notes == []
+    assert plan.kv_bytes_per_token == 2 * 2 * 8 * 128 * CACHE_ITEM_BYTES[caches[0]]
+    products = 2 * 2 * (2560 * (2 * 4096 + 2 * 1024) + 3 * 2560 * 9728)
+    assert plan.speeds.prefill_products == pytest.approx(rate * 1e12 / products, rel=1e-6)
+    for kind in {"fp32", "fp16", "bf16", "int8"} - set(caches):
+        with pytest.raises(BadInputError, match=f"--kv-cache {kind} is not available on {target}"):
+            plan_of("qwen3-4b", **options, kv_cache=kind)
+
+
+def test_the_cache_of_blocks_for_new_tensorrt_is_that_of_an_export():
+    plan = plan_of("qwen3-4b", hardware="b200", precision="fp32", ram=64_000_000_000)
+    assert plan.target == "tensorrt" and plan.kv_cache == "fp32" and plan.kv_bytes_per_token == 288 * 1024
+    half = plan_of("qwen3-4b", hardware="b200", precision="fp32", ram=64_000_000_000, kv_cache="fp16")
+    assert half.notes == ["this version cannot export it yet: its caches are fp32"]
 
 
 def test_a_vision_tower_has_its_place_and_time():
