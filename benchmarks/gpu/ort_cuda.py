@@ -63,9 +63,7 @@ def exported(source: Path, work: Path, precision: str, hardware: str) -> Path:
     return folder
 
 
-def logits(
-    folder: Path, device: str, options: argparse.Namespace, cache_dir: str, python: Path | None = None
-) -> Any:
+def logits(folder: Path, device: str, options: argparse.Namespace, cache_dir: str, python: Path | None = None) -> Any:
     """float32 [tokens, vocabulary], by the interpreter `python`, by default this one."""
     import numpy as np
 
@@ -180,6 +178,8 @@ def main() -> int:
         source = checkpoint(options.checkpoint, options.layers, work)
         try:
             memory = measure(rows, source, work, options)
+        except RuntimeError as error:
+            rows.append({"what": "preparation", "failed": str(error)})
         finally:
             show(rows, COLUMNS)
             facts = {"checkpoint": source.name, "hardware": options.hardware, "memory": memory}
