@@ -6,7 +6,9 @@ import pytest
 from lint_cases import graph, judged, refused_by
 from onnx import parser
 
-from inference_pio.graphs.lint import DIALECTS
+from inference_pio.errors import BadInputError
+from inference_pio.graphs.lint import DIALECTS, find_dialect
+from inference_pio.graphs.lint.linter import lint
 
 X, Y = "float[2] x", "float[2] y"
 
@@ -59,10 +61,21 @@ def test_what_is_one(case, dialect, tmp_path):
     assert "wiring" not in refused_by(RIGHT[case], dialect, tmp_path)
 
 
+def with_function(inner: str):
+    return parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17, "own" : 1]> g (float[2] x) => (float[2] y) {{ y = own.f(x) }}
+        <domain: "own", opset_import: ["" : 17]> f (aaa) => (b) {{ {inner} }}"""
+    )
+
+
+def test_names_of_a_function_that_are_no_text(tmp_path):
+    damaged = with_function("b = Relu(x)").SerializeToString().replace(b"aaa", b"a\xffa")
+    (tmp_path / "model.onnx").write_bytes(damaged)
+    with pytest.raises(BadInputError, match="names that are not UTF-8"):
+        lint(tmp_path / "model.onnx", find_dialect("modern"))
+
+
 def test_a_function_reads_its_inputs(tmp_path):
-    for inner, right in (("b = Relu(a)", True), ("b = Relu(z)", False)):
-        model = parser.parse_model(
-            f"""<ir_version: 8, opset_import: ["" : 17, "own" : 1]> g (float[2] x) => (float[2] y) {{ y = own.f(x) }}
-            <domain: "own", opset_import: ["" : 17]> f (a) => (b) {{ {inner} }}"""
-        )
+    for inner, right in (("b = Relu(aaa)", True), ("b = Relu(z)", False)):
+        model = with_function(inner)
         assert ("wiring" not in refused_by(model, "modern", tmp_path)) == right
