@@ -8,7 +8,7 @@ import click
 
 from inference_pio.cli.common import SIZE, hub_cache, json_option, size_text, visible, write_json
 from inference_pio.errors import BadInputError, ResourceLimitError
-from inference_pio.planning.plan import Plan, PlanOptions
+from inference_pio.planning.plan import Plan, PlanOptions, Smaller
 
 SMALLER = "choose a smaller precision, cache or context, other hardware or another target"
 
@@ -68,13 +68,29 @@ def _show(plan: Plan) -> None:
         _row(entry["part"], f"{size_text(entry['bytes']):>10}  {entry['place']}")
     for entry in plan.reserved:
         _row("reserved", f"{size_text(entry['bytes']):>10}  {entry['place']}, {entry['for']}")
-    capacity = ", ".join(f"{count:,} {kind}" for kind, count in plan.kv_tokens.items())
-    _row("cache", f"{size_text(plan.kv_bytes_per_token)} per token; room for {capacity} tokens")
+    _row("cache", f"{size_text(plan.kv_bytes_per_token)} per token; room for {_capacity(plan)}")
     if plan.fits:
         _speeds(plan)
         _row("export", plan.command)
+    if plan.build_command:
+        _row("build", plan.build_command)
+    if plan.smaller is not None:
+        _row("smaller", f"{_options(plan.smaller)}: at most {plan.smaller.tokens_per_s:.1f} tokens/s")
     for note in plan.notes:
         _row("note", note)
+
+
+def _capacity(plan: Plan) -> str:
+    """Tokens by storage of the cache, those that no export has yet apart."""
+    count = {kind: f"{tokens:,} {kind}" for kind, tokens in plan.kv_tokens.items()}
+    ours, others = (
+        [text for kind, text in count.items() if (kind in plan.kv_exported) is own] for own in (True, False)
+    )
+    return f"{', '.join(ours)} tokens" + (f" (not exported yet: {', '.join(others)})" if others else "")
+
+
+def _options(smaller: Smaller) -> str:
+    return f"--target {smaller.target} --precision {smaller.precision}"
 
 
 def _speeds(plan: Plan) -> None:
@@ -84,7 +100,7 @@ def _speeds(plan: Plan) -> None:
         _row("prefill", f"at most {prefill['tokens_per_s']:,.0f} tokens/s of {prefill['prompt_tokens']:,.0f} tokens")
     _row("prefill", f"at most {plan.speeds.prefill_products:,.0f} tokens/s in products with weights alone")
     if plan.speeds.image_seconds is not None:
-        _row("image", f"at least {plan.speeds.image_seconds:.3f} s for 512 x 512 pixels")
+        _row("image", f"at least {1000 * plan.speeds.image_seconds:.2g} ms for 512 x 512 pixels")
 
 
 def _table(plans: list[Plan]) -> None:
@@ -94,9 +110,11 @@ def _table(plans: list[Plan]) -> None:
         start = f"{plan.card:<18} {target:<16} {plan.precision:<16}"
         if plan.fits:
             speed = f"{plan.speeds.decode[0]['tokens_per_s']:>9.1f} {plan.speeds.prefill_products or 0:>10,.0f}"
-            click.echo(f"{start} {plan.context_length:>8,} {speed}")
+            row = f"{start} {plan.context_length:>8,} {speed}"
         else:
-            click.echo(f"{start} does not fit: {plan.reason}")
+            row = f"{start} does not fit: {plan.reason}"
+        smaller = f"; with {_options(plan.smaller)} {plan.smaller.tokens_per_s:.1f}" if plan.smaller else ""
+        click.echo(f"{row}{smaller}")
     for note in dict.fromkeys(note for plan in plans for note in plan.notes):
         click.echo(f"note: {visible(note)}")
 

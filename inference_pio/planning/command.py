@@ -18,8 +18,7 @@ from inference_pio.planning.weights import Part
 def export_command(case: Case, name: str, context: int, options: PlanOptions) -> str:
     """The export that a plan comes down to, quoted for a shell."""
     precision = case.recipe.name if options.precision == "auto" else options.precision
-    folder = f"artifacts/{Path(name).name}-{case.hardware.name}-{case.recipe.name}"
-    words = ["inference-pio", "export", name, "-o", folder, "--target", case.target]
+    words = ["inference-pio", "export", name, "-o", _folder(case, name), "--target", case.target]
     hardware = case.hardware if case.hardware.is_gpu else find_hardware(AUTO, case.target)
     words += ["--hardware", hardware.name, "--precision", precision, "--context-length", str(context)]
     if options.kv_cache != AUTO:
@@ -31,10 +30,26 @@ def export_command(case: Case, name: str, context: int, options: PlanOptions) ->
     return shlex.join(words)
 
 
+def build_command(case: Case, name: str, context: int) -> str:
+    """What makes engines of the export, on the machine with the card; "" where nothing is built."""
+    if not case.rules.is_built:
+        return ""
+    return shlex.join(["inference-pio", "build", _folder(case, name), "--max-context", str(context)])
+
+
+def _folder(case: Case, name: str) -> str:
+    return f"artifacts/{Path(name).name}-{case.hardware.name}-{case.recipe.name}"
+
+
+def exported_caches(case: Case) -> list[str]:
+    """The storages of the cache that an export can have."""
+    return kv_caches(find_target(case.target, case.hardware.dialect_of(case.target)), case.recipe)
+
+
 def notes_on(spec: DecoderSpec, case: Case, layout: Layout, kv_cache: str) -> list[str]:
     """What a reader of a plan should know besides."""
     notes = []
-    caches = kv_caches(find_target(case.target, case.hardware.dialect_of(case.target)), case.recipe)
+    caches = exported_caches(case)
     if kv_cache not in caches:
         notes.append(f"this version cannot export it yet: its caches are {' and '.join(caches)}")
     on_disk = {part for part, place, _ in layout.places if place == NVME}

@@ -47,10 +47,20 @@ NO_SPEEDS = Speeds([], [], None, None)
 
 
 @dataclass(frozen=True)
+class Smaller:
+    """A recipe with fewer bytes that fits where the usual one does not, or is much faster, and its decode ceiling."""
+
+    target: str
+    precision: str
+    tokens_per_s: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """A plan, ready for JSON. Sizes are bytes; `reason` says why a model does not fit, then there are no speeds.
 
-    `kv_tokens` are the tokens of cache that fit, by storage.
+    `kv_tokens` are the tokens of cache that fit, by storage; `kv_exported` names the storages that an export can have.
+    `command` is the export, `build_command` what follows on the machine with the card, "" where nothing does.
     """
 
     hardware: str
@@ -68,9 +78,12 @@ class Plan:
     context_length: int
     kv_bytes_per_token: int
     kv_tokens: dict[str, int]
+    kv_exported: list[str]
     speeds: Speeds
     command: str
+    build_command: str
     notes: list[str]
+    smaller: Smaller | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psutil
@@ -16,9 +16,9 @@ from inference_pio.graphs.hardware.hardware import Card, Hardware
 from inference_pio.graphs.spec import DecoderSpec
 from inference_pio.planning.cards import find_cards, find_host
 from inference_pio.planning.case import Case, key_of
-from inference_pio.planning.command import export_command, notes_on
-from inference_pio.planning.layout import Layout, Memory, lay_out
-from inference_pio.planning.plan import NO_SPEEDS, Plan, PlanOptions, Speeds
+from inference_pio.planning.command import build_command, export_command, exported_caches, notes_on
+from inference_pio.planning.layout import NVME, RAM, Layout, Memory, lay_out
+from inference_pio.planning.plan import NO_SPEEDS, Plan, PlanOptions, Smaller, Speeds
 from inference_pio.planning.rules import (
     CACHE_ITEM_BYTES,
     CONTEXTS,
@@ -31,6 +31,8 @@ from inference_pio.planning.speed import Model
 from inference_pio.planning.weights import Part, PartSize, angle_bytes, part_sizes, tensor_shapes
 
 DEFAULT_RAM = 8_000_000_000
+SMALLER, WORTH_SAYING = "int4", 1.5
+"""The recipe to name beside `auto` where that does not fit, or where this one is so many times as fast."""
 CONTEXT_STEP = 256
 """A context that follows from the memory is rounded down to a multiple of this."""
 
@@ -83,21 +85,39 @@ class _Planner:
 
     def best(self, card: Card, memory: Memory) -> Plan:
         """The plan with the first target that fits, else with the first; raises BadInputError where none can be."""
-        plans, faults = [], []
+        cases = self.cases(card, self.options.precision)
+        plans = (self.plan(case, memory) for case in cases)
+        chosen = next((plan for plan in plans if plan.fits), None) or self.plan(cases[0], memory)
+        if self.options.precision != AUTO or not (chosen.reason or _is_slow(chosen)):
+            return chosen
+        return replace(chosen, smaller=self.smaller(card, memory, chosen))
+
+    def cases(self, card: Card, precision: str) -> list[Case]:
+        """One for every target that takes the recipe and the cache; raises BadInputError where none does."""
+        found, faults = [], []
         for target in self.hardware.targets if self.options.target is None else (self.options.target,):
             try:
-                recipe = find_recipe(self.options.precision, key_of(self.hardware, target))
+                recipe = find_recipe(precision, key_of(self.hardware, target))
                 case = Case(self.hardware, card, self.host, target, recipe)
                 self.check_cache(case, self.cache_of(case))
             except BadInputError as fault:
                 faults.append(fault)
-                continue
-            plans.append(self.plan(case, memory))
-            if plans[-1].fits:
-                return plans[-1]
-        if not plans:
+            else:
+                found.append(case)
+        if not found:
             raise faults[0]
-        return plans[0]
+        return found
+
+    def smaller(self, card: Card, memory: Memory, usual: Plan) -> Smaller | None:
+        """SMALLER on the target where it is fastest, if the `usual` plan does not fit or is left behind by far."""
+        try:
+            plans = [self.plan(case, memory) for case in self.cases(card, SMALLER)]
+        except BadInputError:
+            return None
+        best = max((plan for plan in plans if plan.fits), key=_decode, default=None)
+        if best is None or (usual.fits and _decode(best) < WORTH_SAYING * _decode(usual)):
+            return None
+        return Smaller(best.target, best.precision, _decode(best))
 
     def cache_of(self, case: Case) -> str:
         """The storage of the cache."""
@@ -147,8 +167,10 @@ class _Planner:
             context_length=context,
             kv_bytes_per_token=per_token,
             kv_tokens=tokens,
+            kv_exported=exported_caches(case),
             speeds=speeds,
             command="" if reason else export_command(case, self.name, context, self.options),
+            build_command="" if reason else build_command(case, self.name, context),
             notes=notes_on(spec, case, layout, kind),
         )
 
@@ -166,6 +188,17 @@ class _Planner:
             return needed, f"{lacking}MB are lacking for a cache of {needed} tokens"
         fitting = min(most, tokens)
         return asked or fitting // CONTEXT_STEP * CONTEXT_STEP or fitting, ""
+
+
+def _is_slow(plan: Plan) -> bool:
+    """Whether a part is read from a drive, or by the host of a GPU, for every token."""
+    places = {entry["place"] for entry in plan.places if entry["part"] != Part.TABLE.value}
+    return NVME in places or (plan.memory["gpu"] is not None and RAM in places)
+
+
+def _decode(plan: Plan) -> float:
+    """The ceiling before the first token of context."""
+    return plan.speeds.decode[0]["tokens_per_s"]
 
 
 def _speeds(model: Model, context: int) -> Speeds:

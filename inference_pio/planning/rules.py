@@ -39,7 +39,8 @@ class Rules:
     `integer_blocks` says whether products of blocks of integers reach the rate of int8, as products of integers do;
     else they are floating point, with the rate of what the recipe computes in. `other_caches` are storages of the cache
     beside that of activations. `quantized_experts` is false where the device has no operator for experts stored as
-    integers. `stores_angles` names what a decoder computes in where the file has a table of rotary angles.
+    integers. `is_built` says that engines are built of an artifact before it runs. `stores_angles` names what a decoder
+    computes in where the file has a table of rotary angles.
     """
 
     table_on_device: bool
@@ -47,6 +48,7 @@ class Rules:
     integer_blocks: bool = False
     other_caches: tuple[str, ...] = ()
     quantized_experts: bool = True
+    is_built: bool = False
     stores_angles: tuple[str, ...] = ()
 
     def rate(self, card: Card, product: Product, compute: str) -> float:
@@ -61,8 +63,8 @@ CPU_RULES = Rules(True, True, integer_blocks=True, other_caches=("int8",), store
 
 RULES = {
     "ort-cpu": CPU_RULES,
-    "tensorrt/trt85": Rules(False, False, other_caches=("fp16", "int8")),
-    "tensorrt/modern": Rules(False, False, other_caches=("fp16", "int8")),
+    "tensorrt/trt85": Rules(False, False, other_caches=("fp16", "int8"), is_built=True),
+    "tensorrt/modern": Rules(False, False, other_caches=("fp16", "int8"), is_built=True),
     "ort-cuda/sm61": Rules(True, True, quantized_experts=False),
     "ort-cuda/modern": Rules(True, True, stores_angles=("float16", "bfloat16")),
 }
