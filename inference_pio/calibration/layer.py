@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -85,17 +85,26 @@ def choose_step(
     pairs = [(rows_NK, chosen) for rows_NK, chosen in pairs if chosen.activations is Activations.STATIC]
     if not pairs:
         return choice
-    state = observer.state()
-    found = []
+    exact_TK = rows_TK / choice.smoothing.factors
+
+    def error(step: float) -> float:
+        seen_TK = rounded_input(rows_TK, replace(choice, step=step).input, pairs[0][1])
+        return float(np.mean([relative_error(exact_TK @ rows.T, seen_TK @ rows.T) for rows, _ in pairs]))
+
+    step, found = best_step(observer, kind, error)
+    return replace(choice, step=step, observer=found.value)
+
+
+def best_step(
+    observer: Observer, kind: ObserverKind | None, error: Callable[[float], float]
+) -> tuple[float, ObserverKind]:
+    """The step of the asked kind, or of the kind with the least `error(step)`, and its kind."""
+    state, found = observer.state(), []
     for candidate in ObserverKind if kind is None else (kind,):
         step = Observer.from_state(observer.name, candidate, state).scale() or float(np.finfo(np.float32).tiny)
-        tried = replace(choice, step=step, observer=candidate.value)
-        factors = tried.smoothing.factors
-        exact_TK = rows_TK / factors
-        seen_TK = rounded_input(rows_TK, tried.input, pairs[0][1])
-        errors = [relative_error(exact_TK @ rows.T, seen_TK @ rows.T) for rows, _ in pairs]
-        found.append((float(np.mean(errors)), tried))
-    return min(found, key=lambda pair: pair[0])[1]
+        found.append((error(step), step, candidate))
+    _, step, candidate = min(found, key=lambda entry: entry[0])
+    return step, candidate
 
 
 def folded(weights: Mapping[str, np.ndarray], choices: list[TapChoice]) -> dict[str, np.ndarray]:
