@@ -62,7 +62,8 @@ def _show(plan: Plan) -> None:
     gpu, host = plan.memory["gpu"], plan.memory["host"] or 0
     memory = size_text(host) if gpu is None else f"{size_text(gpu)}, {plan.host} with {size_text(host)}"
     _row("machine", f"{plan.card} ({plan.hardware}) with {memory}")
-    _row("artifact", f"{'/'.join(filter(None, (plan.target, plan.dialect)))}, {plan.precision}, {plan.kv_cache} cache")
+    target = "/".join(filter(None, (plan.target, plan.dialect)))
+    _row("artifact", f"{target}, {plan.precision}, {plan.kv_cache} cache, {size_text(plan.artifact_bytes)}")
     _row("fits", "yes" if plan.fits else f"no: {plan.reason}; {SMALLER}")
     for entry in plan.places:
         _row(entry["part"], f"{size_text(entry['bytes']):>10}  {entry['place']}")
@@ -71,9 +72,9 @@ def _show(plan: Plan) -> None:
     _row("cache", f"{size_text(plan.kv_bytes_per_token)} per token; room for {_capacity(plan)}")
     if plan.fits:
         _speeds(plan)
-        _row("export", plan.command)
-    if plan.build_command:
-        _row("build", plan.build_command)
+    for name, text in (("export", plan.command), ("build", plan.build_command)):
+        if text:
+            _row(name, text)
     if plan.smaller is not None:
         _row("smaller", f"{_options(plan.smaller)}: at most {plan.smaller.tokens_per_s:.1f} tokens/s")
     for note in plan.notes:

@@ -59,8 +59,10 @@ class Smaller:
 class Plan:
     """A plan, ready for JSON. Sizes are bytes; `reason` says why a model does not fit, then there are no speeds.
 
+    `artifact_bytes` are the weights that an export writes, with the table of rotary angles where it has one.
+
     `kv_tokens` are the tokens of cache that fit, by storage; `kv_exported` names the storages that an export can have.
-    `command` is the export, `build_command` what follows on the machine with the card, "" where nothing does.
+    `command` is the export and `build_command` what follows on the machine with the card, "" where there is none.
     """
 
     hardware: str
@@ -73,6 +75,7 @@ class Plan:
     fits: bool
     reason: str
     memory: dict[str, int | None]
+    artifact_bytes: int
     places: list[dict[str, Any]]
     reserved: list[dict[str, Any]]
     context_length: int

@@ -14,10 +14,11 @@ from inference_pio.graphs.architectures import read_config
 from inference_pio.graphs.hardware import AUTO
 from inference_pio.graphs.hardware.hardware import Card, Hardware
 from inference_pio.graphs.spec import DecoderSpec
+from inference_pio.planning import smaller
 from inference_pio.planning.cards import find_cards, find_host
 from inference_pio.planning.case import Case, key_of
 from inference_pio.planning.command import build_command, export_command, exported_caches, notes_on
-from inference_pio.planning.layout import NVME, RAM, Layout, Memory, lay_out
+from inference_pio.planning.layout import Layout, Memory, lay_out
 from inference_pio.planning.plan import NO_SPEEDS, Plan, PlanOptions, Smaller, Speeds
 from inference_pio.planning.rules import (
     CACHE_ITEM_BYTES,
@@ -28,11 +29,16 @@ from inference_pio.planning.rules import (
     SHORTEST_CONTEXT,
 )
 from inference_pio.planning.speed import Model
-from inference_pio.planning.weights import Part, PartSize, angle_bytes, part_sizes, tensor_shapes
+from inference_pio.planning.weights import (
+    Part,
+    PartSize,
+    angle_bytes,
+    artifact_bytes,
+    part_sizes,
+    tensor_shapes,
+)
 
 DEFAULT_RAM = 8_000_000_000
-SMALLER, WORTH_SAYING = "int4", 1.5
-"""The recipe to name beside `auto` where that does not fit, or where this one is so many times as fast."""
 CONTEXT_STEP = 256
 """A context that follows from the memory is rounded down to a multiple of this."""
 
@@ -88,7 +94,7 @@ class _Planner:
         cases = self.cases(card, self.options.precision)
         plans = (self.plan(case, memory) for case in cases)
         chosen = next((plan for plan in plans if plan.fits), None) or self.plan(cases[0], memory)
-        if self.options.precision != AUTO or not (chosen.reason or _is_slow(chosen)):
+        if self.options.precision != AUTO or not smaller.is_worth_a_look(chosen):
             return chosen
         return replace(chosen, smaller=self.smaller(card, memory, chosen))
 
@@ -109,15 +115,12 @@ class _Planner:
         return found
 
     def smaller(self, card: Card, memory: Memory, usual: Plan) -> Smaller | None:
-        """SMALLER on the target where it is fastest, if the `usual` plan does not fit or is left behind by far."""
+        """What to name beside a plan that does not fit or is slow."""
         try:
-            plans = [self.plan(case, memory) for case in self.cases(card, SMALLER)]
+            cases = self.cases(card, smaller.RECIPE)
         except BadInputError:
             return None
-        best = max((plan for plan in plans if plan.fits), key=_decode, default=None)
-        if best is None or (usual.fits and _decode(best) < WORTH_SAYING * _decode(usual)):
-            return None
-        return Smaller(best.target, best.precision, _decode(best))
+        return smaller.smaller(usual, (self.plan(case, memory) for case in cases))
 
     def cache_of(self, case: Case) -> str:
         """The storage of the cache."""
@@ -147,6 +150,8 @@ class _Planner:
         tokens = {k: max(0, layout.spare) // (elements * CACHE_ITEM_BYTES[k] + angles) for k in case.caches(spec)}
         context, reason = self.context(case, layout, tokens[kind], per_token + angles)
         speeds = _speeds(Model(spec, tuple(layout.sites)), context) if not reason else NO_SPEEDS
+        exported = exported_caches(case)
+        runs = not reason and kind in exported
         growing = [("rotary angles", context * angles), ("cache", context * per_token)]
         return Plan(
             hardware=case.hardware.name,
@@ -159,6 +164,7 @@ class _Planner:
             fits=not reason,
             reason=reason,
             memory={"gpu": memory.gpu, "host": memory.host},
+            artifact_bytes=artifact_bytes(self.sizes[case.recipe], spec) + context * angles,
             places=[
                 *({"part": part, "place": place, "bytes": size} for part, place, size in layout.places),
                 *({"part": part, "place": layout.cache_place, "bytes": size} for part, size in growing if size),
@@ -167,10 +173,10 @@ class _Planner:
             context_length=context,
             kv_bytes_per_token=per_token,
             kv_tokens=tokens,
-            kv_exported=exported_caches(case),
+            kv_exported=exported,
             speeds=speeds,
-            command="" if reason else export_command(case, self.name, context, self.options),
-            build_command="" if reason else build_command(case, self.name, context),
+            command=export_command(case, self.name, context, self.options) if runs else "",
+            build_command=build_command(case, self.name, context) if runs else "",
             notes=notes_on(spec, case, layout, kind),
         )
 
@@ -188,17 +194,6 @@ class _Planner:
             return needed, f"{lacking}MB are lacking for a cache of {needed} tokens"
         fitting = min(most, tokens)
         return asked or fitting // CONTEXT_STEP * CONTEXT_STEP or fitting, ""
-
-
-def _is_slow(plan: Plan) -> bool:
-    """Whether a part is read from a drive, or by the host of a GPU, for every token."""
-    places = {entry["place"] for entry in plan.places if entry["part"] != Part.TABLE.value}
-    return NVME in places or (plan.memory["gpu"] is not None and RAM in places)
-
-
-def _decode(plan: Plan) -> float:
-    """The ceiling before the first token of context."""
-    return plan.speeds.decode[0]["tokens_per_s"]
 
 
 def _speeds(model: Model, context: int) -> Speeds:

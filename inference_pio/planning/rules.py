@@ -64,7 +64,7 @@ CPU_RULES = Rules(True, True, integer_blocks=True, other_caches=("int8",), store
 RULES = {
     "ort-cpu": CPU_RULES,
     "tensorrt/trt85": Rules(False, False, other_caches=("fp16", "int8"), is_built=True),
-    "tensorrt/modern": Rules(False, False, other_caches=("fp16", "int8"), is_built=True),
+    "tensorrt/modern": Rules(False, False, other_caches=("int8",), is_built=True),
     "ort-cuda/sm61": Rules(True, True, quantized_experts=False),
     "ort-cuda/modern": Rules(True, True, stores_angles=("float16", "bfloat16")),
 }

@@ -9,7 +9,7 @@ from random_shapes import published_config
 from inference_pio.calibration.recipes import find_recipe
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.hardware import profiles
-from inference_pio.planning.plan import PlanOptions
+from inference_pio.planning.plan import PlanOptions, Smaller
 from inference_pio.planning.planner import make_plans
 from inference_pio.planning.rules import CACHE_ITEM_BYTES
 
@@ -213,8 +213,10 @@ def test_cache_and_rate_are_those_of_what_a_recipe_computes_in(hardware, precisi
 def test_the_cache_of_blocks_for_new_tensorrt_is_that_of_an_export():
     plan = plan_of("qwen3-4b", hardware="b200", precision="fp32", ram=64_000_000_000)
     assert plan.target == "tensorrt" and plan.kv_cache == "fp32" and plan.kv_bytes_per_token == 288 * 1024
-    half = plan_of("qwen3-4b", hardware="b200", precision="fp32", ram=64_000_000_000, kv_cache="fp16")
-    assert half.notes == ["this version cannot export it yet: its caches are fp32"]
+    half = plan_of("qwen3-4b", hardware="b200", precision="fp16", ram=64_000_000_000)
+    assert half.kv_cache == "fp16" and half.kv_bytes_per_token == 144 * 1024 and half.kv_exported == ["fp16"]
+    eight = plan_of("qwen3-4b", hardware="b200", precision="fp16", ram=64_000_000_000, kv_cache="int8")
+    assert eight.notes == ["this version cannot export it yet: its caches are fp16"]
 
 
 def test_a_vision_tower_has_its_place_and_time():
@@ -253,6 +255,27 @@ def test_what_does_not_fit():
     assert not tiny.fits and "of memory are lacking" in tiny.reason
 
 
+def test_a_smaller_recipe_is_named_where_the_usual_one_does_not_fit():
+    """4 GB hold Qwen3-4B in 4 bits alone."""
+    plan = plan_of("qwen3-4b", hardware="gtx-1050-ti")
+    asked = plan_of("qwen3-4b", hardware="gtx-1050-ti", target="ort-cuda", precision="int4")
+    assert not plan.fits and asked.fits and asked.smaller is None
+    assert plan.smaller == Smaller("ort-cuda", "int4", decode_of(asked)[0])
+    assert plan_of("qwen3-4b", hardware="gtx-1060-6gb").smaller is None
+    assert plan_of("qwen3-4b", hardware="mx150").smaller is None
+    assert plan_of("qwen3-4b", hardware="gtx-1050-ti", precision="w8a8-static").smaller is None
+    assert plan_of("qwen3-4b", hardware="gtx-1050-ti", target="tensorrt").smaller is None
+
+
+def test_a_smaller_recipe_is_named_where_it_is_much_faster():
+    plan = plan_of("qwen3-coder-30b", hardware="rtx-3090")
+    assert plan.fits and (plan.target, plan.smaller.target, plan.smaller.precision) == ("tensorrt", "ort-cuda", "int4")
+    assert plan.smaller.tokens_per_s > 100 * decode_of(plan)[0]
+    mapped = plan_of("qwen3-coder-30b", hardware="i5-10210u")
+    assert mapped.smaller.tokens_per_s > 1.5 * decode_of(mapped)[0] and mapped.smaller.target == "ort-cpu"
+    assert plan_of("qwen3-coder-30b", hardware="gtx-1060-6gb").smaller is None
+
+
 def test_less_memory_than_the_card_has():
     whole, part = (plan_of("qwen3-4b", hardware="gtx-1080", vram=size) for size in (None, 6_000_000_000))
     freed = 8 * 2**30 - 6_000_000_000
@@ -279,14 +302,18 @@ def test_every_model_on_every_profile(profile, shape):
 
 
 def test_the_command_says_what_was_planned():
-    plan = plan_of("qwen3-4b", hardware="gtx-1060-6gb", kv_cache="fp16", context_length=1000)
+    plan = plan_of("qwen3-4b", hardware="gtx-1060-6gb", kv_cache="fp32", context_length=1000)
     assert plan.command == (
         "inference-pio export models/some -o artifacts/some-sm61-w8a8-static --target tensorrt --hardware sm61 "
-        "--precision w8a8-static --context-length 1000 --kv-cache fp16 --calibration default"
+        "--precision w8a8-static --context-length 1000 --kv-cache fp32 --calibration default"
     )
+    assert plan.build_command == "inference-pio build artifacts/some-sm61-w8a8-static --max-context 1000"
+    half = plan_of("qwen3-4b", hardware="gtx-1060-6gb", kv_cache="fp16", context_length=1000)
+    assert half.fits and half.command == half.build_command == "" and half.kv_exported == ["fp32"]
+    assert half.notes == ["this version cannot export it yet: its caches are fp32"]
     cpu = plan_of("qwen3-4b", hardware="i5-10210u", precision="int4", context_length=1000)
     assert cpu.command == (
         "inference-pio export models/some -o artifacts/some-cpu-avx2-int4 --target ort-cpu --hardware cpu "
         "--precision int4 --context-length 1000"
     )
-    assert cpu.notes == []
+    assert cpu.notes == [] and cpu.build_command == "" and cpu.kv_exported == ["fp32", "int8"]
