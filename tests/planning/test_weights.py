@@ -66,6 +66,7 @@ def test_an_export_writes_as_many_bytes(tmp_path, family, precision):
         ("glm4_moe_lite", "sm75", "int4"),
         ("qwen3_vl", "sm75", "int8"),
         ("qwen3", "sm61", "int4"),
+        ("qwen3_vl", "sm61", "int4"),
     ],
 )
 def test_a_plan_for_a_gpu_has_as_many_bytes_as_its_export(tmp_path, family, hardware, precision):
