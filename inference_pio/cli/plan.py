@@ -24,7 +24,7 @@ SMALLER = "choose a smaller precision, cache or context, other hardware or anoth
 )
 @click.option("--host", default=PlanOptions.host, show_default=True, metavar="NAME|FILE", help="The CPU beside a GPU.")
 @click.option("--vram", type=SIZE, help="GPU memory to use; the card's own by default.")
-@click.option("--ram", type=SIZE, help="Memory of the host; 8GB by default, with auto what is there.")
+@click.option("--ram", type=SIZE, help="Memory of the host; what a file says of it or 8GB, with auto what is there.")
 @click.option("--target", help="Where the artifact will run; by default the first that fits.")
 @click.option("--precision", default=PlanOptions.precision, show_default=True, help="The recipe, or a .json file.")
 @click.option(

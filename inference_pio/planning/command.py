@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def build_command(case: Case, name: str, context: int) -> str:
 
 
 def _folder(case: Case, name: str) -> str:
-    return f"artifacts/{Path(name).name}-{case.hardware.name}-{case.recipe.name}"
+    return f"artifacts/{Path(os.path.abspath(name)).name}-{case.hardware.name}-{case.recipe.name}"
 
 
 def exported_caches(case: Case) -> list[str]:

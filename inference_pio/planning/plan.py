@@ -13,9 +13,10 @@ from inference_pio.planning.cards import DEFAULT_HOST
 class PlanOptions:
     """What a plan is for.
 
-    `hardware` is a card, a class of cards, a .json file or `auto`, `host` the CPU beside a GPU; `vram` and `ram` are
-    bytes, by default the card's own and 8 GB (with `auto`, all of this machine's). `target` None takes the first of
-    the hardware's where the model fits; `kv_cache` "auto" is the usual storage of the target.
+    `hardware` is a card, a class of cards, a .json file or `auto`, `host` the CPU beside a GPU. `vram` and `ram` are
+    bytes, by default the card's own, and what a file says of the CPU, else 8 GB (with `auto`, all of this machine's).
+    `target` None takes the first of the hardware's where the model fits; `kv_cache` "auto" is the type that the recipe
+    computes in.
     """
 
     hardware: str = AUTO

@@ -58,23 +58,26 @@ def make_plans(config: dict[str, Any], name: str, options: PlanOptions) -> list[
             raise BadInputError(f"{flag} must be more than 0 bytes")
     if not hardware.is_gpu and options.vram is not None:
         raise BadInputError(f"--vram has no meaning for {options.hardware}, which is a CPU: use --ram")
-    planner = _Planner(spec, tensor_shapes(architecture, spec), hardware, find_host(options.host), name, options)
-    return [planner.best(card, _memory(hardware, card, options, len(cards) > 1)) for card in cards]
+    host = find_host(options.host)
+    planner = _Planner(spec, tensor_shapes(architecture, spec), hardware, host, name, options)
+    return [planner.best(card, _memory(hardware, card, host, options, len(cards) > 1)) for card in cards]
 
 
-def _memory(hardware: Hardware, card: Card, options: PlanOptions, among_many: bool) -> Memory:
-    own = psutil.virtual_memory().total if options.hardware == AUTO else DEFAULT_RAM
-    host = own if options.ram is None else options.ram
+def _memory(hardware: Hardware, card: Card, host: Card, options: PlanOptions, among_many: bool) -> Memory:
+    """The GPU's and the host's; without `ram` all of this machine's with `auto`, else what a file says of the CPU."""
+    cpu = host if hardware.is_gpu else card
+    own = psutil.virtual_memory().total if options.hardware == AUTO else cpu.memory or DEFAULT_RAM
+    ram = own if options.ram is None else options.ram
     if not hardware.is_gpu:
-        return Memory(None, host)
+        return Memory(None, ram)
     if options.vram is None:
-        return Memory(card.memory, host)
+        return Memory(card.memory, ram)
     if options.vram > card.memory and not among_many:
         raise BadInputError(
             f"--vram {options.vram} is more than the {card.memory} bytes of {card.name}: leave it out, or describe "
             "another card in a .json file"
         )
-    return Memory(min(options.vram, card.memory), host)
+    return Memory(min(options.vram, card.memory), ram)
 
 
 @dataclass

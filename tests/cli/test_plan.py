@@ -46,6 +46,12 @@ def test_a_card(plan, checkpoint):
     assert "room for 4,019 fp32 tokens (not exported yet: 8,039 fp16, 16,079 int8)\n" in out
 
 
+def test_a_folder_without_a_name_of_its_own(plan, checkpoint, monkeypatch):
+    monkeypatch.chdir(checkpoint)
+    _, out, _ = plan("--hardware", "gtx-1080", "--json", "-", folder=".")
+    assert " export . -o artifacts/qwen3-4b-sm61-w8a8-static " in json.loads(out)["command"]
+
+
 def test_json_is_a_plan(plan):
     code, out, _ = plan("--hardware", "gtx-1080", "--json", "-")
     found = json.loads(out)

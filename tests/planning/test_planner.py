@@ -243,6 +243,15 @@ def test_a_cpu_keeps_weights_in_memory_and_the_rest_on_the_drive():
     assert any("read again for every token" in note for note in large.notes)
 
 
+def test_the_memory_of_a_described_cpu(card_file):
+    values = {"profile": "cpu-avx2", "name": "mine", "bandwidth_gb_s": 50, "fp32_tflops": 1, "int8_tops": 2}
+    for more, memory in (({}, 8_000_000_000), ({"memory_gib": 32}, 32 * 2**30)):
+        file = card_file(**values, **more)
+        assert plan_of("qwen3-4b", hardware=file).memory == {"gpu": None, "host": memory}
+        assert plan_of("qwen3-4b", hardware="gtx-1070", host=file).memory["host"] == memory
+        assert plan_of("qwen3-4b", hardware=file, ram=10**10).memory["host"] == 10**10
+
+
 def test_what_does_not_fit():
     plan = plan_of("qwen3-4b", hardware="mx250")
     assert not plan.fits and "of GPU memory are lacking" in plan.reason
