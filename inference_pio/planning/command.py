@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 
@@ -39,7 +38,9 @@ def build_command(case: Case, name: str, context: int) -> str:
 
 
 def _folder(case: Case, name: str) -> str:
-    return f"artifacts/{Path(os.path.abspath(name)).name}-{case.hardware.name}-{case.recipe.name}"
+    path = Path(name)
+    own = path.name if path.name not in ("", "..") else path.resolve().name
+    return f"artifacts/{own}-{case.hardware.name}-{case.recipe.name}"
 
 
 def exported_caches(case: Case) -> list[str]:
