@@ -74,7 +74,7 @@ def pio(*arguments: str | Path) -> Finished:
 
 def last_line(text: str) -> str:
     lines = text.strip().splitlines()
-    return lines[-1][-300:] if lines else ""
+    return lines[-1][:300] if lines else ""
 
 
 @contextmanager
@@ -196,6 +196,10 @@ def one_decimal(value: float) -> str:
 
 def two_decimals(value: float) -> str:
     return f"{value:.2f}"
+
+
+def scientific(value: float) -> str:
+    return f"{value:.1e}"
 
 
 def percent(value: float) -> str:

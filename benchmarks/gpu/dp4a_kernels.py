@@ -4,7 +4,9 @@
 
 Shapes are those of Qwen3-4B (linear layers, head) and of its attention at several contexts. Every launch reads other
 weights, so that a cache on the chip helps no more than it would between two steps of a model. The copy's bandwidth is
-what the card reaches in practice; the nominal one follows from clock and width.
+what the card reaches in practice; the nominal one follows from clock and width. `host us` is what a launch costs the
+host: where it is as much as `us`, the host was measured and not the kernel (small shapes on fast GPUs). The exit code
+is 3 where a result is further from float64 than its rounding explains.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import ctypes
 import json
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -34,6 +37,7 @@ from inference_pio.runtime.kernels import (
     multiply,
     quantize,
 )
+from inference_pio.runtime.kernels.driver import LIBRARY
 
 LINEARS = {
     "qkv": (6144, 2560),
@@ -47,30 +51,39 @@ HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
 WORKING_SET = 256 << 20
 """Bytes of weights or caches that launches go round in."""
 CHECKED_ROWS = 512
+LARGEST_ERROR = 1e-4
+"""Of a right kernel: products are exact integers scaled in float32, queries are rounded to 16 bits."""
+EXIT_WRONG = 3
 
 
 @dataclass(frozen=True)
 class Row:
-    """One kernel and shape: the largest error as a share of the largest result, median time, bytes read per second."""
+    """One kernel and shape: the largest error as a share of the largest result, median times, bytes read per second."""
 
     kernel: str
     shape: str
     error: float
     microseconds: float
+    host_microseconds: float
     gigabytes_per_s: float
 
 
-def timed(driver: Driver, launch: Callable[[int], None], repeat: int) -> float:
-    """Median seconds of `repeat` groups of launches, each long enough for the clock; `launch` gets a running number."""
+def timed(driver: Driver, launch: Callable[[int], None], repeat: int) -> tuple[float, float]:
+    """Median seconds of a launch on the GPU, and what it takes the host to ask for it.
+
+    Over `repeat` groups of launches, each long enough for the clock; `launch` gets a running number.
+    """
     events = [ctypes.c_void_p() for _ in range(2)]
     for event in events:
         driver.call("cuEventCreate", ctypes.byref(event), 0)
-    found, group, number = [], 1, 0
+    found, asked, group, number = [], [], 1, 0
     while len(found) < repeat:
         driver.call("cuEventRecord", events[0], None)
+        started = time.perf_counter()
         for _ in range(group):
             launch(number)
             number += 1
+        asked.append((time.perf_counter() - started) / group)
         driver.call("cuEventRecord", events[1], None)
         driver.call("cuEventSynchronize", events[1])
         milliseconds = ctypes.c_float()
@@ -81,7 +94,7 @@ def timed(driver: Driver, launch: Callable[[int], None], repeat: int) -> float:
         found.append(milliseconds.value / 1000 / group)
     for event in events:
         driver.call("cuEventDestroy_v2", event)
-    return statistics.median(found)
+    return statistics.median(found), min(asked)
 
 
 @contextmanager
@@ -112,9 +125,8 @@ def linear(kernels: Kernels, name: str, shape: tuple[int, int], tokens: int, rep
         exact = levels_TK @ codes_NK[part].T.astype(np.int64) * scales_N[part].astype(np.float64)
         exact *= rounded.scales.read()[:, None]
         error = float(np.abs(y.read()[:, part] - exact).max() / np.abs(exact).max())
-        seconds = timed(driver, lambda i: multiply(kernels, rounded, weights[i % len(weights)], y), repeat)
-    shape_text = f"{name} {rows} x {columns}, {tokens} tokens"
-    return Row("gemv_w8a8", shape_text, error, seconds * 1e6, rows * columns / seconds / 1e9)
+        times = timed(driver, lambda i: multiply(kernels, rounded, weights[i % len(weights)], y), repeat)
+    return row("gemv_w8a8", f"{name} {rows} x {columns}, {tokens} tokens", error, times, rows * columns)
 
 
 def attention(kernels: Kernels, context: int, repeat: int) -> Row:
@@ -145,10 +157,13 @@ def attention(kernels: Kernels, context: int, repeat: int) -> Row:
         weights = np.exp(scores - scores.max(axis=1, keepdims=True))
         exact = weights @ values / weights.sum(axis=1, keepdims=True)
         error = float(np.abs(y_BHD.read()[0, :share] - exact).max() / np.abs(exact).max())
-        seconds = timed(driver, lambda i: caches[i % len(caches)].attend(q_BHD, lengths, y_BHD, scale), repeat)
-    return Row(
-        "attend", f"{HEADS} / {KV_HEADS} heads of {HEAD_DIM}, {context}", error, seconds * 1e6, size / seconds / 1e9
-    )
+        times = timed(driver, lambda i: caches[i % len(caches)].attend(q_BHD, lengths, y_BHD, scale), repeat)
+    return row("attend", f"{HEADS} / {KV_HEADS} heads of {HEAD_DIM}, {context}", error, times, size)
+
+
+def row(kernel: str, shape: str, error: float, times: tuple[float, float], size: int) -> Row:
+    """The figures of a kernel that reads `size` bytes in `times` as `timed` returns them."""
+    return Row(kernel, shape, error, times[0] * 1e6, times[1] * 1e6, size / times[0] / 1e9)
 
 
 def copy_bandwidth(driver: Driver, repeat: int) -> float:
@@ -156,40 +171,61 @@ def copy_bandwidth(driver: Driver, repeat: int) -> float:
     shape = (WORKING_SET // 2,)
     with DeviceArray(driver, shape, np.int8) as source, DeviceArray(driver, shape, np.int8) as target:
         addresses = (ctypes.c_uint64(target.address), ctypes.c_uint64(source.address), ctypes.c_size_t(source.size))
-        return 2 * source.size / timed(driver, lambda _: driver.call("cuMemcpyDtoD_v2", *addresses), repeat)
+        return 2 * source.size / timed(driver, lambda _: driver.call("cuMemcpyDtoD_v2", *addresses), repeat)[0]
 
 
-def main() -> None:
-    """Measure everything and print a table."""
+def main(arguments: list[str], library: str = LIBRARY) -> int:
+    """Measure everything, print a table, write JSON; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=9)
+    parser.add_argument("--device", type=int, default=0, help="the GPU's number")
     parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    chosen = parser.parse_args(arguments)
+    if chosen.repeat < 1:
+        parser.error("--repeat must be at least 1")
     try:
-        driver = Driver()
-        kernels = Kernels(driver, Path.home() / ".cache" / "inference-pio")
+        driver = Driver(chosen.device, library)
+        rows = measure(driver, chosen)
     except InferencePioError as error:
-        sys.exit(str(error))
-    copied = copy_bandwidth(driver, arguments.repeat)
-    print(f"{driver.limits.name}: nominal {driver.limits.bandwidth / 1e9:.0f} GB/s, copy {copied / 1e9:.0f} GB/s\n")
-    print("| kernel | shape | error | us | GB/s | of the copy's |\n|---|---|---|---|---|---|")
-    rows = []
-    for name, shape in LINEARS.items():
-        rows += [show(linear(kernels, name, shape, tokens, arguments.repeat), copied) for tokens in TOKENS]
-    rows += [show(attention(kernels, context, arguments.repeat), copied) for context in CONTEXTS]
-    if arguments.json:
-        facts = {"gpu": asdict(driver.limits), "copy_bytes_per_s": copied, "rows": [asdict(row) for row in rows]}
-        arguments.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     driver.close()
+    wrong = [f"{row.kernel} {row.shape}" for row in rows if not row.error <= LARGEST_ERROR]
+    if wrong:
+        print(f"error: further from float64 than {LARGEST_ERROR}: {'; '.join(wrong)}", file=sys.stderr)
+    return EXIT_WRONG if wrong else 0
+
+
+def measure(driver: Driver, chosen: argparse.Namespace) -> list[Row]:
+    """All rows, printed one by one, and written where asked, also those before an interruption."""
+    kernels = Kernels(driver, Path.home() / ".cache" / "inference-pio")
+    copied = copy_bandwidth(driver, chosen.repeat)
+    print(f"{driver.limits.name}: nominal {driver.limits.bandwidth / 1e9:.0f} GB/s, copy {copied / 1e9:.0f} GB/s\n")
+    print("| kernel | shape | error | us | host us | GB/s | of the copy's |\n|---|---|---|---|---|---|---|")
+    rows: list[Row] = []
+    try:
+        for name, shape in LINEARS.items():
+            for tokens in TOKENS:
+                rows.append(show(linear(kernels, name, shape, tokens, chosen.repeat), copied))
+        for context in CONTEXTS:
+            rows.append(show(attention(kernels, context, chosen.repeat), copied))
+    finally:
+        if chosen.json:
+            facts = {"gpu": asdict(driver.limits), "copy_bytes_per_s": copied, "rows": [asdict(row) for row in rows]}
+            chosen.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return rows
 
 
 def show(row: Row, copied: float) -> Row:
     """Print a row of the table."""
     share = row.gigabytes_per_s * 1e9 / copied
-    numbers = f"{row.error:.1e} | {row.microseconds:.1f} | {row.gigabytes_per_s:.0f} | {share:.0%}"
-    print(f"| {row.kernel} | {row.shape} | {numbers} |", flush=True)
+    times = f"{row.microseconds:.1f} | {row.host_microseconds:.1f}"
+    print(
+        f"| {row.kernel} | {row.shape} | {row.error:.1e} | {times} | {row.gigabytes_per_s:.0f} | {share:.0%} |",
+        flush=True,
+    )
     return row
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

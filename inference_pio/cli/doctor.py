@@ -30,7 +30,7 @@ def command(json_out: str | None) -> None:
     if not facts["gpus"]:
         click.echo("gpu          none found")
     for name, found in facts["packages"].items():
-        click.echo(f"{name:<12} {found or 'not installed'}")
+        click.echo(f"{name:<17} {found or 'not installed'}")
     for problem in facts["problems"]:
         click.echo(f"problem      {problem}")
     if not facts["problems"]:

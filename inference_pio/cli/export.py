@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,8 @@ def command(checkpoint: str, out: Path, verify_it: bool, data: Path | None, back
         from inference_pio.cli.verify import artifact_verifier
 
         check_backend(options.target, options.hardware, backend)
+        if data is not None:
+            check_questions(source, data, options.ignore_config_keys)
         verifier = artifact_verifier(source, out, data, backend)
     else:
         given = {"--data": data is not None, "--backend": backend != "auto", "--keep-failed": options.keep_failed}
@@ -149,6 +152,19 @@ def check_backend(target: str, hardware: str, backend: str) -> None:
     kind, _, index = asked.device.partition(":")
     if key.startswith("ort-cuda") and kind != "cpu":
         open_gpu(int(index or 0))
+
+
+def check_questions(checkpoint: Path, data: Path, ignored_keys: Sequence[str]) -> None:
+    """Raise BadInputError, before any work, for questions that cannot be read and for a model that sees no images."""
+    from inference_pio.checkpoint.checkpoint import Checkpoint
+    from inference_pio.graphs.architectures import read_decoder
+    from inference_pio.verify.examples import read_examples
+
+    with Checkpoint.open(checkpoint) as opened:
+        _, spec = read_decoder(opened, ignored_keys, None)
+    if spec.vision is None:
+        raise BadInputError("--data is for models that see images, and this one does not: leave it out")
+    read_examples(data)
 
 
 def locate(checkpoint: str) -> Path:

@@ -49,7 +49,9 @@ def _files(path: Path) -> list[Path]:
 
 
 def _show(report: LintReport, runtime: str) -> None:
-    verdict = f"accepted by {runtime}" if report.accepted else f"refused by {runtime}, {len(report.findings)} findings"
+    count = len(report.findings)
+    findings = f", {count} finding{'' if count == 1 else 's'}" if count else ""
+    verdict = f"{'accepted' if report.accepted else 'refused'} by {runtime}{findings}"
     click.echo(f"{visible(report.file)}: {verdict}, {report.nodes} nodes")
     for finding in report.findings:
         place = f"node {finding.node} ({finding.operator}) " if finding.node else ""

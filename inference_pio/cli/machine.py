@@ -21,7 +21,10 @@ from inference_pio.runtime.backends.ort_session import turn_telemetry_off
 from inference_pio.runtime.cpu import cpu_class, cpu_flags, physical_cores
 
 FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8")
-PACKAGES = ("numpy", "tokenizers", "pillow", "onnx", "onnx-ir", "torch", "transformers", "onnxruntime-genai")
+PACKAGES = (
+    *("numpy", "tokenizers", "pillow", "onnx", "onnx-ir", "torch", "transformers"),
+    *("onnxruntime-genai", "tensorrt", "polygraphy"),
+)
 WHEELS = ("onnxruntime", "onnxruntime-gpu")
 
 

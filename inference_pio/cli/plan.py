@@ -8,7 +8,7 @@ import click
 
 from inference_pio.cli.common import SIZE, hub_cache, json_option, size_text, visible, write_json
 from inference_pio.errors import BadInputError, ResourceLimitError
-from inference_pio.planning.plan import Plan, PlanOptions
+from inference_pio.planning.plan import Plan, PlanOptions, Smaller
 
 SMALLER = "choose a smaller precision, cache or context, other hardware or another target"
 
@@ -24,14 +24,14 @@ SMALLER = "choose a smaller precision, cache or context, other hardware or anoth
 )
 @click.option("--host", default=PlanOptions.host, show_default=True, metavar="NAME|FILE", help="The CPU beside a GPU.")
 @click.option("--vram", type=SIZE, help="GPU memory to use; the card's own by default.")
-@click.option("--ram", type=SIZE, help="Memory of the host; 8GB by default, with auto what is there.")
+@click.option("--ram", type=SIZE, help="Memory of the host; what a file says of it or 8GB, with auto what is there.")
 @click.option("--target", help="Where the artifact will run; by default the first that fits.")
 @click.option("--precision", default=PlanOptions.precision, show_default=True, help="The recipe, or a .json file.")
 @click.option(
     "--kv-cache",
     default=PlanOptions.kv_cache,
     show_default=True,
-    help="Its storage: auto, fp32, fp16 or int8.",
+    help="Its storage: auto, that of activations, or fp32, fp16, bf16, int8.",
 )
 @click.option("--context-length", type=int, help="Longest prompt plus answer; by default what memory allows.")
 @click.option("--ignore-config-key", "ignore_config_keys", multiple=True, metavar="KEY", help="As for an export.")
@@ -62,19 +62,36 @@ def _show(plan: Plan) -> None:
     gpu, host = plan.memory["gpu"], plan.memory["host"] or 0
     memory = size_text(host) if gpu is None else f"{size_text(gpu)}, {plan.host} with {size_text(host)}"
     _row("machine", f"{plan.card} ({plan.hardware}) with {memory}")
-    _row("artifact", f"{'/'.join(filter(None, (plan.target, plan.dialect)))}, {plan.precision}, {plan.kv_cache} cache")
+    target = "/".join(filter(None, (plan.target, plan.dialect)))
+    _row("artifact", f"{target}, {plan.precision}, {plan.kv_cache} cache, {size_text(plan.artifact_bytes)}")
     _row("fits", "yes" if plan.fits else f"no: {plan.reason}; {SMALLER}")
     for entry in plan.places:
         _row(entry["part"], f"{size_text(entry['bytes']):>10}  {entry['place']}")
     for entry in plan.reserved:
         _row("reserved", f"{size_text(entry['bytes']):>10}  {entry['place']}, {entry['for']}")
-    capacity = ", ".join(f"{count:,} {kind}" for kind, count in plan.kv_tokens.items())
-    _row("cache", f"{size_text(plan.kv_bytes_per_token)} per token; room for {capacity} tokens")
+    _row("cache", f"{size_text(plan.kv_bytes_per_token)} per token; room for {_capacity(plan)}")
     if plan.fits:
         _speeds(plan)
-        _row("export", plan.command)
+    for name, text in (("export", plan.command), ("build", plan.build_command)):
+        if text:
+            _row(name, text)
+    if plan.smaller is not None:
+        _row("smaller", f"{_options(plan.smaller)}: at most {plan.smaller.tokens_per_s:.1f} tokens/s")
     for note in plan.notes:
         _row("note", note)
+
+
+def _capacity(plan: Plan) -> str:
+    """Tokens by storage of the cache, those that no export has yet apart."""
+    count = {kind: f"{tokens:,} {kind}" for kind, tokens in plan.kv_tokens.items()}
+    ours, others = (
+        [text for kind, text in count.items() if (kind in plan.kv_exported) is own] for own in (True, False)
+    )
+    return f"{', '.join(ours)} tokens" + (f" (not exported yet: {', '.join(others)})" if others else "")
+
+
+def _options(smaller: Smaller) -> str:
+    return f"--target {smaller.target} --precision {smaller.precision}"
 
 
 def _speeds(plan: Plan) -> None:
@@ -84,7 +101,7 @@ def _speeds(plan: Plan) -> None:
         _row("prefill", f"at most {prefill['tokens_per_s']:,.0f} tokens/s of {prefill['prompt_tokens']:,.0f} tokens")
     _row("prefill", f"at most {plan.speeds.prefill_products:,.0f} tokens/s in products with weights alone")
     if plan.speeds.image_seconds is not None:
-        _row("image", f"at least {plan.speeds.image_seconds:.3f} s for 512 x 512 pixels")
+        _row("image", f"at least {1000 * plan.speeds.image_seconds:.2g} ms for 512 x 512 pixels")
 
 
 def _table(plans: list[Plan]) -> None:
@@ -94,9 +111,11 @@ def _table(plans: list[Plan]) -> None:
         start = f"{plan.card:<18} {target:<16} {plan.precision:<16}"
         if plan.fits:
             speed = f"{plan.speeds.decode[0]['tokens_per_s']:>9.1f} {plan.speeds.prefill_products or 0:>10,.0f}"
-            click.echo(f"{start} {plan.context_length:>8,} {speed}")
+            row = f"{start} {plan.context_length:>8,} {speed}"
         else:
-            click.echo(f"{start} does not fit: {plan.reason}")
+            row = f"{start} does not fit: {plan.reason}"
+        smaller = f"; with {_options(plan.smaller)} {plan.smaller.tokens_per_s:.1f}" if plan.smaller else ""
+        click.echo(f"{row}{smaller}")
     for note in dict.fromkeys(note for plan in plans for note in plan.notes):
         click.echo(f"note: {visible(note)}")
 

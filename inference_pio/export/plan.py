@@ -135,8 +135,7 @@ def check_kv_cache(checkpoint: Checkpoint, options: ExportOptions) -> None:
     """Raise BadInputError for a cache that the target, its operators or the model do not allow."""
     target, _ = find_pair(options.target, options.hardware)
     recipe = find_recipe(options.precision, target.key)
-    known = [KV_CACHES[recipe.compute]]
-    known += [kind for kind in target.kv_caches if kind == "int8"]
+    known = kv_caches(target, recipe)
     if options.kv_cache not in (AUTO, *known):
         raise BadInputError(
             f"--kv-cache {options.kv_cache} is not available on {target.key} with --precision {recipe.name}: use "
@@ -145,6 +144,11 @@ def check_kv_cache(checkpoint: Checkpoint, options: ExportOptions) -> None:
     if options.kv_cache == "int8":
         _, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)
         check_int8_cache(spec, options.target)
+
+
+def kv_caches(target: Target, recipe: Recipe) -> list[str]:
+    """What `--kv-cache` may be, `auto` first: the type of activations, and int8 where the target has it."""
+    return [KV_CACHES[recipe.compute], *(kind for kind in target.kv_caches if kind == "int8")]
 
 
 def has_int8_cache(spec: DecoderSpec) -> bool:

@@ -95,7 +95,10 @@ def _own() -> tuple[Hardware, tuple[Card, ...]]:
         for card in found.cards:
             if card.title == name:
                 return found, (card,)
+    like = ""
+    if profile:
+        like = f" such as {min(profile.cards, key=lambda card: abs(card.memory - gpus[0].memory)).name}"
     raise BadInputError(
-        f"no figures are known of {name}: name another card with --hardware, or describe it in a .json file with "
+        f"no figures are known of {name}: name another card with --hardware{like}, or describe it in a .json file with "
         f"{', '.join(NEEDED)}"
     )

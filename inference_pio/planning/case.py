@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from inference_pio.calibration.recipes import Recipe
+from inference_pio.export.plan import KV_CACHES, has_int8_cache
 from inference_pio.graphs.hardware.hardware import Card, Hardware
+from inference_pio.graphs.spec import DecoderSpec
+from inference_pio.planning.rules import RULES, Rules
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,16 @@ class Case:
     def key(self) -> str:
         """The `Target.key` that it comes down to."""
         return key_of(self.hardware, self.target)
+
+    @property
+    def rules(self) -> Rules:
+        """How the target uses the machine."""
+        return RULES[self.key]
+
+    def caches(self, spec: DecoderSpec) -> tuple[str, ...]:
+        """Storages of the model's cache, the usual one first: that of activations."""
+        found = dict.fromkeys((KV_CACHES[self.recipe.compute], *self.rules.other_caches))
+        return tuple(kind for kind in found if kind != "int8" or has_int8_cache(spec))
 
 
 def key_of(hardware: Hardware, target: str) -> str:

@@ -14,7 +14,6 @@ from inference_pio.planning.rules import (
     DISK_GB_S,
     IMAGE_PATCHES,
     PROCESS_BYTES,
-    RULES,
     SYSTEM_BYTES,
     WORKSPACE_BYTES,
 )
@@ -62,7 +61,7 @@ def lay_out(
 
 
 def _on_gpu(spec: DecoderSpec, sizes: dict[Part, PartSize], case: Case, vram: int, ram: int, cache: int) -> Layout:
-    rules = RULES[case.key]
+    rules = case.rules
     reserved = [("CUDA", GPU, CONTEXT_BYTES), ("activations", GPU, WORKSPACE_BYTES + _image_bytes(spec.vision))]
     if case.card.display:
         reserved.append(("desktop", GPU, DESKTOP_BYTES))
@@ -77,7 +76,7 @@ def _on_gpu(spec: DecoderSpec, sizes: dict[Part, PartSize], case: Case, vram: in
         if size:
             found.places.append((part.value, GPU, size))
     found.spare = vram - used - sum(size for _, _, size in reserved)
-    found.sites.append(Site(case.card, rules, parts_of(sizes, device), attention=True, cache_bytes=cache))
+    found.sites.append(Site(case.card, rules, case.recipe.compute, parts_of(sizes, device), True, cache))
     elsewhere = [part for part in (Part.TABLE, Part.EXPERTS) if part not in device]
     left = _fill(found, sizes, elsewhere, ram - SYSTEM_BYTES - PROCESS_BYTES, case.host)
     if found.spare < 0:
@@ -88,7 +87,7 @@ def _on_gpu(spec: DecoderSpec, sizes: dict[Part, PartSize], case: Case, vram: in
 
 
 def _on_cpu(spec: DecoderSpec, sizes: dict[Part, PartSize], case: Case, ram: int, cache: int, needed: int) -> Layout:
-    rules = RULES[case.key]
+    rules = case.rules
     process = PROCESS_BYTES + _image_bytes(spec.vision)
     found = Layout(RAM, reserved=[("system", RAM, SYSTEM_BYTES), ("process", RAM, process)])
     budget = ram - SYSTEM_BYTES - process
@@ -105,7 +104,7 @@ def _on_cpu(spec: DecoderSpec, sizes: dict[Part, PartSize], case: Case, ram: int
             _split(found, part, size, kept / total if total else 1.0)
         if parts:
             on_disk = 1.0 - kept / total
-            found.sites.append(Site(case.card, rules, parts, attention, cache, on_disk, DISK_GB_S))
+            found.sites.append(Site(case.card, rules, case.recipe.compute, parts, attention, cache, on_disk, DISK_GB_S))
     layer = sizes[Part.LAYERS].stored // spec.layers
     if budget < needed + min(everything, layer):
         found.lacking = f"{_mb(needed + min(everything, layer) - budget)} of memory"
@@ -123,7 +122,7 @@ def _fill(found: Layout, sizes: dict[Part, PartSize], parts: list[Part], room: i
         left -= kept
         _split(found, part, total, kept / total)
         on_disk = 1.0 - kept / total
-        found.sites.append(Site(host, CPU_RULES, {part: sizes[part]}, False, 0, on_disk, DISK_GB_S))
+        found.sites.append(Site(host, CPU_RULES, "float32", {part: sizes[part]}, False, 0, on_disk, DISK_GB_S))
     return left
 
 

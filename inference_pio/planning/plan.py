@@ -13,9 +13,10 @@ from inference_pio.planning.cards import DEFAULT_HOST
 class PlanOptions:
     """What a plan is for.
 
-    `hardware` is a card, a class of cards, a .json file or `auto`, `host` the CPU beside a GPU; `vram` and `ram` are
-    bytes, by default the card's own and 8 GB (with `auto`, all of this machine's). `target` None takes the first of
-    the hardware's where the model fits; `kv_cache` "auto" is the usual storage of the target.
+    `hardware` is a card, a class of cards, a .json file or `auto`, `host` the CPU beside a GPU. `vram` and `ram` are
+    bytes, by default the card's own, and what a file says of the CPU, else 8 GB (with `auto`, all of this machine's).
+    `target` None takes the first of the hardware's where the model fits; `kv_cache` "auto" is the type that the recipe
+    computes in.
     """
 
     hardware: str = AUTO
@@ -47,10 +48,22 @@ NO_SPEEDS = Speeds([], [], None, None)
 
 
 @dataclass(frozen=True)
+class Smaller:
+    """A recipe with fewer bytes that fits where the usual one does not, or is much faster, and its decode ceiling."""
+
+    target: str
+    precision: str
+    tokens_per_s: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """A plan, ready for JSON. Sizes are bytes; `reason` says why a model does not fit, then there are no speeds.
 
-    `kv_tokens` are the tokens of cache that fit, by storage.
+    `artifact_bytes` are the weights that an export writes, with the table of rotary angles where it has one.
+
+    `kv_tokens` are the tokens of cache that fit, by storage; `kv_exported` names the storages that an export can have.
+    `command` is the export and `build_command` what follows on the machine with the card, "" where there is none.
     """
 
     hardware: str
@@ -63,14 +76,18 @@ class Plan:
     fits: bool
     reason: str
     memory: dict[str, int | None]
+    artifact_bytes: int
     places: list[dict[str, Any]]
     reserved: list[dict[str, Any]]
     context_length: int
     kv_bytes_per_token: int
     kv_tokens: dict[str, int]
+    kv_exported: list[str]
     speeds: Speeds
     command: str
+    build_command: str
     notes: list[str]
+    smaller: Smaller | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""

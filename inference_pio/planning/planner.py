@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psutil
 
 from inference_pio.calibration.recipes import Recipe, find_recipe
 from inference_pio.errors import BadInputError
-from inference_pio.export.plan import KV_CACHES, check_context_length, check_int8_cache, has_int8_cache
+from inference_pio.export.plan import check_context_length, check_int8_cache
 from inference_pio.graphs.architectures import read_config
 from inference_pio.graphs.hardware import AUTO
 from inference_pio.graphs.hardware.hardware import Card, Hardware
 from inference_pio.graphs.spec import DecoderSpec
+from inference_pio.planning import smaller
 from inference_pio.planning.cards import find_cards, find_host
 from inference_pio.planning.case import Case, key_of
-from inference_pio.planning.command import export_command, notes_on
+from inference_pio.planning.command import build_command, export_command, exported_caches, notes_on
 from inference_pio.planning.layout import Layout, Memory, lay_out
-from inference_pio.planning.plan import NO_SPEEDS, Plan, PlanOptions, Speeds
+from inference_pio.planning.plan import NO_SPEEDS, Plan, PlanOptions, Smaller, Speeds
 from inference_pio.planning.rules import (
     CACHE_ITEM_BYTES,
     CONTEXTS,
     IMAGE_PATCHES,
     MAPPED_CONTEXT,
     PROMPTS,
-    RULES,
     SHORTEST_CONTEXT,
 )
 from inference_pio.planning.speed import Model
-from inference_pio.planning.weights import Part, PartSize, angle_bytes, part_sizes, tensor_shapes
+from inference_pio.planning.weights import (
+    Part,
+    PartSize,
+    angle_bytes,
+    artifact_bytes,
+    part_sizes,
+    tensor_shapes,
+)
 
 DEFAULT_RAM = 8_000_000_000
 CONTEXT_STEP = 256
@@ -51,23 +58,26 @@ def make_plans(config: dict[str, Any], name: str, options: PlanOptions) -> list[
             raise BadInputError(f"{flag} must be more than 0 bytes")
     if not hardware.is_gpu and options.vram is not None:
         raise BadInputError(f"--vram has no meaning for {options.hardware}, which is a CPU: use --ram")
-    planner = _Planner(spec, tensor_shapes(architecture, spec), hardware, find_host(options.host), name, options)
-    return [planner.best(card, _memory(hardware, card, options, len(cards) > 1)) for card in cards]
+    host = find_host(options.host)
+    planner = _Planner(spec, tensor_shapes(architecture, spec), hardware, host, name, options)
+    return [planner.best(card, _memory(hardware, card, host, options, len(cards) > 1)) for card in cards]
 
 
-def _memory(hardware: Hardware, card: Card, options: PlanOptions, among_many: bool) -> Memory:
-    own = psutil.virtual_memory().total if options.hardware == AUTO else DEFAULT_RAM
-    host = own if options.ram is None else options.ram
+def _memory(hardware: Hardware, card: Card, host: Card, options: PlanOptions, among_many: bool) -> Memory:
+    """The GPU's and the host's; without `ram` all of this machine's with `auto`, else what a file says of the CPU."""
+    cpu = host if hardware.is_gpu else card
+    own = psutil.virtual_memory().total if options.hardware == AUTO else cpu.memory or DEFAULT_RAM
+    ram = own if options.ram is None else options.ram
     if not hardware.is_gpu:
-        return Memory(None, host)
+        return Memory(None, ram)
     if options.vram is None:
-        return Memory(card.memory, host)
+        return Memory(card.memory, ram)
     if options.vram > card.memory and not among_many:
         raise BadInputError(
             f"--vram {options.vram} is more than the {card.memory} bytes of {card.name}: leave it out, or describe "
             "another card in a .json file"
         )
-    return Memory(min(options.vram, card.memory), host)
+    return Memory(min(options.vram, card.memory), ram)
 
 
 @dataclass
@@ -84,36 +94,51 @@ class _Planner:
 
     def best(self, card: Card, memory: Memory) -> Plan:
         """The plan with the first target that fits, else with the first; raises BadInputError where none can be."""
-        plans, faults = [], []
+        cases = self.cases(card, self.options.precision)
+        plans = (self.plan(case, memory) for case in cases)
+        chosen = next((plan for plan in plans if plan.fits), None) or self.plan(cases[0], memory)
+        if self.options.precision != AUTO or not smaller.is_worth_a_look(chosen):
+            return chosen
+        return replace(chosen, smaller=self.smaller(card, memory, chosen))
+
+    def cases(self, card: Card, precision: str) -> list[Case]:
+        """One for every target that takes the recipe and the cache; raises BadInputError where none does."""
+        found, faults = [], []
         for target in self.hardware.targets if self.options.target is None else (self.options.target,):
             try:
-                recipe = find_recipe(self.options.precision, key_of(self.hardware, target))
+                recipe = find_recipe(precision, key_of(self.hardware, target))
                 case = Case(self.hardware, card, self.host, target, recipe)
                 self.check_cache(case, self.cache_of(case))
             except BadInputError as fault:
                 faults.append(fault)
-                continue
-            plans.append(self.plan(case, memory))
-            if plans[-1].fits:
-                return plans[-1]
-        if not plans:
+            else:
+                found.append(case)
+        if not found:
             raise faults[0]
-        return plans[0]
+        return found
+
+    def smaller(self, card: Card, memory: Memory, usual: Plan) -> Smaller | None:
+        """What to name beside a plan that does not fit or is slow."""
+        try:
+            cases = self.cases(card, smaller.RECIPE)
+        except BadInputError:
+            return None
+        return smaller.smaller(usual, (self.plan(case, memory) for case in cases))
 
     def cache_of(self, case: Case) -> str:
-        """The storage of the cache: by default what the recipe computes in."""
-        if self.options.kv_cache != AUTO:
-            return self.options.kv_cache
-        caches, computed = RULES[case.key].caches, KV_CACHES[case.recipe.compute]
-        return computed if computed in caches else caches[0]
+        """The storage of the cache."""
+        return case.caches(self.spec)[0] if self.options.kv_cache == AUTO else self.options.kv_cache
 
     def check_cache(self, case: Case, kind: str) -> None:
         """Raise BadInputError for a cache that the target or the model does not have."""
-        caches = RULES[case.key].caches
-        if kind not in caches:
-            raise BadInputError(f"--kv-cache {kind} is not available on {case.target}: use {' or '.join(caches)}")
-        if kind == "int8":
+        caches = case.caches(self.spec)
+        if kind == "int8" and kind in case.rules.other_caches:
             check_int8_cache(self.spec, case.target)
+        if kind not in caches:
+            raise BadInputError(
+                f"--kv-cache {kind} is not available on {case.key} with --precision {case.recipe.name}: use "
+                f"{' or '.join(caches)}"
+            )
 
     def plan(self, case: Case, memory: Memory) -> Plan:
         """The plan of one case."""
@@ -123,11 +148,13 @@ class _Planner:
         elements = len(spec.cache_kinds) * spec.layers * spec.kv_heads * spec.head_dim
         per_token = elements * CACHE_ITEM_BYTES[kind]
         kept = self.options.context_length or min(MAPPED_CONTEXT, spec.context_length)
-        angles = angle_bytes(spec, case.recipe) if case.recipe.compute in RULES[case.key].stores_angles else 0
+        angles = angle_bytes(spec, case.recipe) if case.recipe.compute in case.rules.stores_angles else 0
         layout = lay_out(spec, self.sizes[case.recipe], case, memory, per_token, angles, kept)
-        tokens = {k: max(0, layout.spare) // (elements * CACHE_ITEM_BYTES[k] + angles) for k in self.caches(case)}
+        tokens = {k: max(0, layout.spare) // (elements * CACHE_ITEM_BYTES[k] + angles) for k in case.caches(spec)}
         context, reason = self.context(case, layout, tokens[kind], per_token + angles)
         speeds = _speeds(Model(spec, tuple(layout.sites)), context) if not reason else NO_SPEEDS
+        exported = exported_caches(case)
+        runs = not reason and kind in exported
         growing = [("rotary angles", context * angles), ("cache", context * per_token)]
         return Plan(
             hardware=case.hardware.name,
@@ -140,6 +167,7 @@ class _Planner:
             fits=not reason,
             reason=reason,
             memory={"gpu": memory.gpu, "host": memory.host},
+            artifact_bytes=artifact_bytes(self.sizes[case.recipe], spec) + context * angles,
             places=[
                 *({"part": part, "place": place, "bytes": size} for part, place, size in layout.places),
                 *({"part": part, "place": layout.cache_place, "bytes": size} for part, size in growing if size),
@@ -148,21 +176,19 @@ class _Planner:
             context_length=context,
             kv_bytes_per_token=per_token,
             kv_tokens=tokens,
+            kv_exported=exported,
             speeds=speeds,
-            command="" if reason else export_command(case, self.name, context, self.options),
-            notes=notes_on(spec, case, layout, self.options.kv_cache),
+            command=export_command(case, self.name, context, self.options) if runs else "",
+            build_command=build_command(case, self.name, context) if runs else "",
+            notes=notes_on(spec, case, layout, kind),
         )
-
-    def caches(self, case: Case) -> list[str]:
-        """The storages of the cache that target and model have."""
-        return [kind for kind in RULES[case.key].caches if kind != "int8" or has_int8_cache(self.spec)]
 
     def context(self, case: Case, layout: Layout, tokens: int, per_token: int) -> tuple[int, str]:
         """The context that is planned for, and why the model does not fit with it ("" where it does)."""
         asked, most = self.options.context_length, self.spec.context_length
         needed = min(SHORTEST_CONTEXT, most) if asked is None else asked
         experts = self.sizes[case.recipe].get(Part.EXPERTS)
-        if experts is not None and experts.quantized and not RULES[case.key].quantized_experts:
+        if experts is not None and experts.quantized and not case.rules.quantized_experts:
             return needed, f"{case.key} has no operator for experts stored as integers"
         if layout.lacking:
             return needed, f"{layout.lacking} are lacking before the first token of cache"

@@ -27,45 +27,45 @@ SHORTEST_CONTEXT = 512
 MAPPED_CONTEXT = 4096
 """Tokens of cache that are kept in memory where a CPU leaves weights on the drive, unless others are asked for."""
 
-CACHE_ITEM_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+CACHE_ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 PROMPTS = (512, 2048)
 CONTEXTS = (0, 2048)
 
 
 @dataclass(frozen=True)
 class Rules:
-    """How a target uses a machine: where table and experts live, what computes, which caches it has, the usual first.
+    """How a target uses a machine: where table and experts live, and what products reach.
 
-    `quantized_experts` is false where the device has no operator for experts stored as integers. `floats` and `blocks`
-    name the rates of a `Card` that products of floating point, and of blocks of integers, reach; products of integers
-    reach `int8_tops`. `stores_angles` names what a decoder computes in where the file has a table of rotary angles.
-    `built` says that engines are built for ranges of shapes.
+    `integer_blocks` says whether products of blocks of integers reach the rate of int8, as products of integers do;
+    else they are floating point, with the rate of what the recipe computes in. `other_caches` are storages of the cache
+    beside that of activations. `quantized_experts` is false where the device has no operator for experts stored as
+    integers. `is_built` says that engines are built of an artifact before it runs. `stores_angles` names what a decoder
+    computes in where the file has a table of rotary angles.
     """
 
     table_on_device: bool
     experts_on_device: bool
-    floats: str
-    blocks: str
-    caches: tuple[str, ...] = ("fp32", "fp16", "int8")
+    integer_blocks: bool = False
+    other_caches: tuple[str, ...] = ()
     quantized_experts: bool = True
+    is_built: bool = False
     stores_angles: tuple[str, ...] = ()
-    built: bool = False
 
-    def rate(self, card: Card, product: Product) -> float:
-        """Operations per second."""
-        named = {Product.FLOATS: self.floats, Product.BLOCKS: self.blocks, Product.INTEGERS: "int8_tops"}[product]
-        return 1e12 * float(getattr(card, named) or card.fp32_tflops)
+    def rate(self, card: Card, product: Product, compute: str) -> float:
+        """Operations per second on a card, where floating point is of the type `compute`."""
+        if product is Product.INTEGERS or (product is Product.BLOCKS and self.integer_blocks):
+            return 1e12 * card.int8_tops
+        half = 0.0 if compute == "float32" else card.fp16_tflops
+        return 1e12 * (half or card.fp32_tflops)
 
 
-CPU_RULES = Rules(True, True, "fp32_tflops", "int8_tops", ("fp32", "int8"), stores_angles=("float32",))
+CPU_RULES = Rules(True, True, integer_blocks=True, other_caches=("int8",), stores_angles=("float32",))
 
 RULES = {
     "ort-cpu": CPU_RULES,
-    "tensorrt/trt85": Rules(False, False, "fp32_tflops", "fp32_tflops", built=True),
-    "tensorrt/modern": Rules(False, False, "fp16_tflops", "fp16_tflops", ("fp16", "fp32", "int8"), built=True),
-    "ort-cuda/sm61": Rules(True, True, "fp32_tflops", "fp32_tflops", ("fp32",), quantized_experts=False),
-    "ort-cuda/modern": Rules(
-        True, True, "fp16_tflops", "fp16_tflops", ("fp16", "fp32"), stores_angles=("float16", "bfloat16")
-    ),
+    "tensorrt/trt85": Rules(False, False, other_caches=("fp16", "int8"), is_built=True),
+    "tensorrt/modern": Rules(False, False, other_caches=("int8",), is_built=True),
+    "ort-cuda/sm61": Rules(True, True, quantized_experts=False),
+    "ort-cuda/modern": Rules(True, True, stores_angles=("float16", "bfloat16")),
 }
 """By `Target.key`. Experts that are not on the device are computed by the host's CPU."""

@@ -21,12 +21,13 @@ from inference_pio.planning.weights import (
 class Site:
     """A processor, its memory, and the parts that it computes.
 
-    `on_disk` is the share of its parts' bytes that is read from a drive of `disk_gb_s` each time. A site with
-    `attention` holds the cache, whose tokens take `cache_bytes` each.
+    `compute` is the type of its floating point. `on_disk` is the share of its parts' bytes that is read from a drive of
+    `disk_gb_s` each time. A site with `attention` holds the cache, whose tokens take `cache_bytes` each.
     """
 
     card: Card
     rules: Rules
+    compute: str
     parts: dict[Part, PartSize]
     attention: bool
     cache_bytes: int = 0
@@ -37,7 +38,7 @@ class Site:
         """At best: memory, drive and arithmetic all busy at once, `read` bytes of weights, `cache` of the cache."""
         memory = (read + cache) / (self.card.bandwidth_gb_s * 1e9)
         drive = read * self.on_disk / (self.disk_gb_s * 1e9) if self.on_disk else 0.0
-        arithmetic = sum(count / self.rules.rate(self.card, product) for product, count in operations.items())
+        arithmetic = sum(count / self.rules.rate(self.card, kind, self.compute) for kind, count in operations.items())
         return max(memory, drive, arithmetic)
 
 

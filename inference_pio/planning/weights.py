@@ -79,6 +79,12 @@ def part_sizes(shapes: dict[str, tuple[int, ...]], spec: DecoderSpec, recipe: Re
     return {part: found[part] for part in Part if part in found}
 
 
+def artifact_bytes(sizes: dict[Part, PartSize], spec: DecoderSpec) -> int:
+    """Bytes of the weights in an artifact, which holds a tied table once."""
+    twice = sizes[Part.TABLE].stored if spec.tied_embeddings and Part.HEAD in sizes else 0
+    return sum(size.stored for size in sizes.values()) - twice
+
+
 def tensor_shapes(architecture: ModuleType, spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
     """Names and shapes of every tensor that the model reads, as its builders ask for them."""
     source = ShapeSource()

@@ -75,6 +75,7 @@ def test_unknown_verb_and_option(capsys):
         ("--keep-failed", "--keep-failed is for --verify"),
         ("--backend cpu", "--backend is for --verify"),
         ("--data x.jsonl", "--data is for --verify"),
+        ("--verify --data x.jsonl", "--data is for models that see images"),
         ("--verify --backend abacus", "backend 'abacus' is not known"),
         ("--verify --backend chain", "backend chain does not run target ort-cpu"),
         ("--verify --target tensorrt --hardware sm61 --precision fp32", "--verify needs --backend chain"),

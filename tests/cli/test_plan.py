@@ -34,13 +34,22 @@ def plan(capsys, checkpoint):
 
 
 def test_a_card(plan, checkpoint):
-    code, out, err = plan("--hardware", "gtx-1060-6gb", "--vram", "6GB", "--ram", "8GB", "--kv-cache", "fp16")
+    code, out, err = plan("--hardware", "gtx-1060-6gb", "--vram", "6GB", "--ram", "8GB")
     assert code == 0 and err == ""
     lines = out.splitlines()
     assert "machine       gtx-1060-6gb (sm61) with 6.00 GB, i5-10210u with 8.00 GB" in lines
     assert "fits          yes" in lines
-    assert any(line.startswith("decode        at most 44.") and line.endswith("2,048 tokens") for line in lines)
+    assert "artifact      tensorrt/trt85, w8a8-static, fp32 cache, 4.03 GB" in lines
+    assert any(line.startswith("decode        at most 41.") and line.endswith("2,048 tokens") for line in lines)
     assert any(line.startswith(f"export        inference-pio export {checkpoint}") for line in lines)
+    assert "build         inference-pio build artifacts/qwen3-4b-sm61-w8a8-static --max-context 3840" in lines
+    assert "room for 4,019 fp32 tokens (not exported yet: 8,039 fp16, 16,079 int8)\n" in out
+
+
+def test_a_folder_without_a_name_of_its_own(plan, checkpoint, monkeypatch):
+    monkeypatch.chdir(checkpoint)
+    _, out, _ = plan("--hardware", "gtx-1080", "--json", "-", folder=".")
+    assert " export . -o artifacts/qwen3-4b-sm61-w8a8-static " in json.loads(out)["command"]
 
 
 def test_json_is_a_plan(plan):
@@ -54,6 +63,7 @@ def test_json_is_a_plan(plan):
 def test_a_class_is_a_table(plan, tmp_path):
     code, out, _ = plan("--hardware", "sm61")
     assert code == 0 and "mx250" in out and "does not fit: 2" in out and "gtx-1080-ti" in out
+    assert "first token of cache; with --target ort-cuda --precision int4 48." in out
     code, _, _ = plan("--hardware", "sm61", "--json", tmp_path / "out.json")
     cards = json.loads((tmp_path / "out.json").read_text())["cards"]
     assert code == 0 and next(entry["card"] for entry in cards if not entry["fits"]) == "mx150"
@@ -62,6 +72,8 @@ def test_a_class_is_a_table(plan, tmp_path):
 def test_what_does_not_fit_is_said_and_exits_with_4(plan):
     code, out, err = plan("--hardware", "mx250", "--target", "tensorrt")
     assert code == 4 and err == "" and "fits          no: 2" in out and "\nexport  " not in out
+    code, out, _ = plan("--hardware", "gtx-1050-ti")
+    assert code == 4 and "smaller       --target ort-cuda --precision int4: at most 48." in out
     code, out, _ = plan("--hardware", "mx250", "--target", "tensorrt", "--json", "-")
     assert code == 4 and json.loads(out)["fits"] is False
 

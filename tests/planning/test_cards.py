@@ -157,6 +157,12 @@ def test_auto_is_what_the_driver_names(monkeypatch):
     assert find_cards("auto")[1] == (find_host("i5-10210u"),)
 
 
+def test_auto_names_a_card_of_the_class_with_about_as_much_memory(monkeypatch):
+    monkeypatch.setattr(cards, "find_gpus", lambda: [gpu("NVIDIA GeForce GTX 1060 with Max-Q Design", "6.1")])
+    with pytest.raises(BadInputError, match="name another card with --hardware such as gtx-1060-6gb, or describe"):
+        find_cards("auto")
+
+
 @pytest.mark.parametrize("capability", ["6.1", "3.5"])
 def test_auto_without_figures(monkeypatch, capability):
     monkeypatch.setattr(cards, "find_gpus", lambda: [gpu("Quadro P9999", capability)])

@@ -8,10 +8,11 @@ from random_shapes import published_config
 
 from inference_pio.build.options import DEFAULT_IMAGE_TOKENS
 from inference_pio.calibration.recipes import find_recipe
+from inference_pio.errors import BadInputError
 from inference_pio.graphs.hardware import profiles
-from inference_pio.planning.plan import PlanOptions
+from inference_pio.planning.plan import PlanOptions, Smaller
 from inference_pio.planning.planner import make_plans
-from inference_pio.planning.rules import IMAGE_PATCHES
+from inference_pio.planning.rules import CACHE_ITEM_BYTES, IMAGE_PATCHES
 
 MIB = 2**20
 HOST_BANDWIDTH, HOST_INT8, DISK = 42.7e9, 1.075e12, 3e9
@@ -186,6 +187,39 @@ def test_latents_are_cached_as_576_numbers():
     assert "int8" not in plan.kv_tokens
 
 
+@pytest.mark.parametrize(
+    ("hardware", "precision", "caches", "rate"),
+    [
+        ("rtx-4090", "fp32", ["fp32"], 82.6),
+        ("rtx-4090", "fp16", ["fp16"], 330.3),
+        ("rtx-4090", "bf16", ["bf16"], 330.3),
+        ("gtx-1080-ti", "int4", ["fp32"], 11.34),
+        ("i5-10210u", "int4", ["fp32", "int8"], 1.075),
+        ("i5-10210u", "fp16", ["fp32", "int8"], 0.538),
+    ],
+)
+def test_cache_and_rate_are_those_of_what_a_recipe_computes_in(hardware, precision, caches, rate):
+    target = "ort-cpu" if hardware.startswith("i5") else "ort-cuda"
+    options = {"hardware": hardware, "target": target, "precision": precision, "context_length": 1024}
+    plan = plan_of(published_config("qwen3-4b", 2), **options)
+    assert plan.kv_cache == caches[0] and list(plan.kv_tokens) == caches and plan.notes == []
+    assert plan.kv_bytes_per_token == 2 * 2 * 8 * 128 * CACHE_ITEM_BYTES[caches[0]]
+    products = 2 * 2 * (2560 * (2 * 4096 + 2 * 1024) + 3 * 2560 * 9728)
+    assert plan.speeds.prefill_products == pytest.approx(rate * 1e12 / products, rel=1e-6)
+    for kind in {"fp32", "fp16", "bf16", "int8"} - set(caches):
+        with pytest.raises(BadInputError, match=f"--kv-cache {kind} is not available on {target}"):
+            plan_of("qwen3-4b", **options, kv_cache=kind)
+
+
+def test_the_cache_of_blocks_for_new_tensorrt_is_that_of_an_export():
+    plan = plan_of("qwen3-4b", hardware="b200", precision="fp32", ram=64_000_000_000)
+    assert plan.target == "tensorrt" and plan.kv_cache == "fp32" and plan.kv_bytes_per_token == 288 * 1024
+    half = plan_of("qwen3-4b", hardware="b200", precision="fp16", ram=64_000_000_000)
+    assert half.kv_cache == "fp16" and half.kv_bytes_per_token == 144 * 1024 and half.kv_exported == ["fp16"]
+    eight = plan_of("qwen3-4b", hardware="b200", precision="fp16", ram=64_000_000_000, kv_cache="int8")
+    assert eight.notes == ["this version cannot export it yet: its caches are fp16"]
+
+
 def test_a_vision_tower_has_its_place_and_time():
     plan = plan_of("qwen3-vl-2b", hardware="gtx-1080-ti", precision="fp32")
     assert place_bytes(plan, "GPU", "vision tower") > 1.6e9
@@ -226,6 +260,15 @@ def test_a_cpu_keeps_weights_in_memory_and_the_rest_on_the_drive():
     assert any("read again for every token" in note for note in large.notes)
 
 
+def test_the_memory_of_a_described_cpu(card_file):
+    values = {"profile": "cpu-avx2", "name": "mine", "bandwidth_gb_s": 50, "fp32_tflops": 1, "int8_tops": 2}
+    for more, memory in (({}, 8_000_000_000), ({"memory_gib": 32}, 32 * 2**30)):
+        file = card_file(**values, **more)
+        assert plan_of("qwen3-4b", hardware=file).memory == {"gpu": None, "host": memory}
+        assert plan_of("qwen3-4b", hardware="gtx-1070", host=file).memory["host"] == memory
+        assert plan_of("qwen3-4b", hardware=file, ram=10**10).memory["host"] == 10**10
+
+
 def test_what_does_not_fit():
     plan = plan_of("qwen3-4b", hardware="mx250")
     assert not plan.fits and "of GPU memory are lacking" in plan.reason
@@ -236,6 +279,27 @@ def test_what_does_not_fit():
     assert not cramped.fits and "of the host's memory are lacking" in cramped.reason
     tiny = plan_of("qwen3-4b", hardware="i5-10210u", ram=2_000_000_000)
     assert not tiny.fits and "of memory are lacking" in tiny.reason
+
+
+def test_a_smaller_recipe_is_named_where_the_usual_one_does_not_fit():
+    """4 GB hold Qwen3-4B in 4 bits alone."""
+    plan = plan_of("qwen3-4b", hardware="gtx-1050-ti")
+    asked = plan_of("qwen3-4b", hardware="gtx-1050-ti", target="ort-cuda", precision="int4")
+    assert not plan.fits and asked.fits and asked.smaller is None
+    assert plan.smaller == Smaller("ort-cuda", "int4", decode_of(asked)[0])
+    assert plan_of("qwen3-4b", hardware="gtx-1060-6gb").smaller is None
+    assert plan_of("qwen3-4b", hardware="mx150").smaller is None
+    assert plan_of("qwen3-4b", hardware="gtx-1050-ti", precision="w8a8-static").smaller is None
+    assert plan_of("qwen3-4b", hardware="gtx-1050-ti", target="tensorrt").smaller is None
+
+
+def test_a_smaller_recipe_is_named_where_it_is_much_faster():
+    plan = plan_of("qwen3-coder-30b", hardware="rtx-3090")
+    assert plan.fits and (plan.target, plan.smaller.target, plan.smaller.precision) == ("tensorrt", "ort-cuda", "int4")
+    assert plan.smaller.tokens_per_s > 100 * decode_of(plan)[0]
+    mapped = plan_of("qwen3-coder-30b", hardware="i5-10210u")
+    assert mapped.smaller.tokens_per_s > 1.5 * decode_of(mapped)[0] and mapped.smaller.target == "ort-cpu"
+    assert plan_of("qwen3-coder-30b", hardware="gtx-1060-6gb").smaller is None
 
 
 def test_less_memory_than_the_card_has():
@@ -275,14 +339,18 @@ def test_a_cache_has_the_type_that_the_recipe_computes_in(target, precision, kin
 
 
 def test_the_command_says_what_was_planned():
-    plan = plan_of("qwen3-4b", hardware="gtx-1060-6gb", kv_cache="fp16", context_length=1000)
+    plan = plan_of("qwen3-4b", hardware="gtx-1060-6gb", kv_cache="fp32", context_length=1000)
     assert plan.command == (
         "inference-pio export models/some -o artifacts/some-sm61-w8a8-static --target tensorrt --hardware sm61 "
-        "--precision w8a8-static --context-length 1000 --kv-cache fp16 --calibration default"
+        "--precision w8a8-static --context-length 1000 --kv-cache fp32 --calibration default"
     )
+    assert plan.build_command == "inference-pio build artifacts/some-sm61-w8a8-static --max-context 1000"
+    half = plan_of("qwen3-4b", hardware="gtx-1060-6gb", kv_cache="fp16", context_length=1000)
+    assert half.fits and half.command == half.build_command == "" and half.kv_exported == ["fp32"]
+    assert half.notes == ["this version cannot export it yet: its caches are fp32"]
     cpu = plan_of("qwen3-4b", hardware="i5-10210u", precision="int4", context_length=1000)
     assert cpu.command == (
         "inference-pio export models/some -o artifacts/some-cpu-avx2-int4 --target ort-cpu --hardware cpu "
         "--precision int4 --context-length 1000"
     )
-    assert cpu.notes == []
+    assert cpu.notes == [] and cpu.build_command == "" and cpu.kv_exported == ["fp32", "int8"]

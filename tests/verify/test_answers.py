@@ -222,6 +222,11 @@ def test_command_line(capsys, vision_artifact, vision_checkpoint, data, tmp_path
     assert main.run([*arguments, "--data", str(data)]) == 0
     assert "passed" in capsys.readouterr().out
     assert main.run([*arguments[:-1], "--force", "--data", str(data)]) == 2
+    other = [*arguments[:3], str(tmp_path / "other"), *arguments[4:]]
+    capsys.readouterr()
+    assert main.run([*other, "--data", str(tmp_path / "absent.jsonl")]) == 2
+    printed = capsys.readouterr().err
+    assert "absent.jsonl cannot be read" in printed and "peak memory" not in printed
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,9 @@ def _is_text(graph: Any) -> bool:
     names = [graph.name]
     for tensor in getattr(graph, "initializer", ()):
         names += [tensor.name, *(text for entry in tensor.external_data for text in (entry.key, entry.value))]
-    if not isinstance(graph, onnx.FunctionProto):
+    if isinstance(graph, onnx.FunctionProto):
+        names += [*graph.input, *graph.output]
+    else:
         names += [value.name for values in (graph.input, graph.output, graph.value_info) for value in values]
     nested = []
     for node in graph.node:

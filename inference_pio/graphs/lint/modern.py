@@ -10,6 +10,7 @@ import numpy as np
 from inference_pio.graphs.lint import common, quantization
 from inference_pio.graphs.lint.rule import Dialect, Objection, Rule
 from inference_pio.graphs.lint.scope import Scope, given
+from inference_pio.graphs.lint.wiring import wiring
 
 TYPES = common.operator_types("modern.json")
 KNOWN_TYPES = frozenset().union(*TYPES.values()) | {"DOUBLE"}
@@ -128,6 +129,7 @@ DIALECT = Dialect(
     runtime="TensorRT 10.15 and newer",
     rules=(
         Rule("opset", _OPERATORS, common.opset(9, 24, "convert it")),
+        Rule("wiring", "ONNX's IR specification and schemas", wiring),
         Rule("operator", _OPERATORS, common.known_operators(TYPES, "lower it to operators that TensorRT 10.15 has")),
         Rule("operand-type", _OPERATORS, common.operand_types(TYPES, {"DOUBLE": "FLOAT"}, "supported")),
         Rule("value-type", _OPERATORS, common.value_types(KNOWN_TYPES, "use another type")),

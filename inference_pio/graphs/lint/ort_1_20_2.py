@@ -13,6 +13,7 @@ from typing import Any
 from inference_pio.graphs.lint import common
 from inference_pio.graphs.lint.rule import Dialect, Objection, Rule
 from inference_pio.graphs.lint.scope import Scope
+from inference_pio.graphs.lint.wiring import wiring
 
 TABLE = "ort_1_20_2.json"
 TYPES = common.operator_types(TABLE)
@@ -52,6 +53,7 @@ DIALECT = Dialect(
     rules=(
         Rule("opset", "measured with onnxruntime 1.20.1", common.opset(7, 21, "export for that version")),
         Rule("ir-version", "measured with onnxruntime 1.20.1", ir_version),
+        Rule("wiring", "ONNX's IR specification and schemas", wiring),
         Rule("operator", TABLE, common.known_operators(TYPES, "the CUDA provider has no kernel for it; decompose it")),
         Rule("operand-type", TABLE, common.operand_types(TYPES, {}, "what its CUDA kernel takes")),
         Rule("form", TABLE, forms),

@@ -96,7 +96,7 @@ def int8_values(scope: Scope) -> Iterator[Objection]:
 
 def int8_constants(scope: Scope) -> Iterator[Objection]:
     """An int8 constant is what a DequantizeLinear reads, or a zero point, and nothing else."""
-    for name in scope.initializers:
+    for name in scope.constants():
         if scope.dtype(name) != "INT8":
             continue
         for node in scope.consumers(name):

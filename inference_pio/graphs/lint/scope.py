@@ -25,10 +25,14 @@ Shape = tuple[int | None, ...]
 
 @dataclass
 class Scope:
-    """The graph of a model with its nested graphs, or the body of a function; names are unique in it."""
+    """The graph of a model with its nested graphs, or the body of a function: `root`.
+
+    Nodes and values of nested graphs are among the others; where two of those share a name, the later one is seen.
+    """
 
     model: Any
     path: Path
+    root: Any
     nodes: list[Any]
     function: str = ""
     initializers: dict[str, Any] = field(default_factory=dict)
@@ -53,7 +57,8 @@ class Scope:
     @property
     def opset(self) -> int:
         """The version of the standard operators that the file imports, 0 where it imports none."""
-        return max((entry.version for entry in self.model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+        imports = self.root.opset_import if self.function else self.model.opset_import
+        return max((entry.version for entry in imports if entry.domain in ("", "ai.onnx")), default=0)
 
     def producer(self, name: str) -> Any:
         """The node whose output is called `name`, None for inputs and initializers."""
@@ -80,6 +85,11 @@ class Scope:
         if tensor_type is None or not tensor_type.HasField("shape"):
             return None
         return tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor_type.shape.dim)
+
+    def constants(self) -> list[str]:
+        """The names of all initializers and of what Constant nodes give."""
+        made = [name for node in self.nodes if node.op_type == "Constant" for name in node.output]
+        return list(dict.fromkeys((*self.initializers, *made)))
 
     def is_constant(self, name: str) -> bool:
         """Whether a value is an initializer or comes from a Constant."""
@@ -135,16 +145,21 @@ def scopes(model: Any, path: Path) -> Iterator[Scope]:
         for value in (*graph.value_info, *graph.input, *graph.output):
             if value.type.HasField("tensor_type"):
                 types[value.name] = value.type.tensor_type
-    yield Scope(model, path, nodes, "", initializers, types)
+    yield Scope(model, path, model.graph, nodes, "", initializers, types)
     for function in model.functions:
         inner = [node for graph in _graphs(function) for node in graph.node]
-        yield Scope(model, path, inner, function.name)
+        yield Scope(model, path, function, inner, function.name)
 
 
 def _graphs(graph: Any) -> Iterator[Any]:
     """A graph, or a function, and the graphs inside its nodes."""
     yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            for nested in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _graphs(nested)
+        for nested in subgraphs(node):
+            yield from _graphs(nested)
+
+
+def subgraphs(node: Any) -> Iterator[Any]:
+    """The graphs in a node's attributes."""
+    for attribute in node.attribute:
+        yield from (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs)

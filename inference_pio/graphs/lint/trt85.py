@@ -16,6 +16,7 @@ import onnx
 from inference_pio.graphs.lint import common, quantization
 from inference_pio.graphs.lint.rule import Dialect, Objection, Rule
 from inference_pio.graphs.lint.scope import Scope
+from inference_pio.graphs.lint.wiring import wiring
 
 TYPES = common.operator_types("trt85.json")
 READ_AS = {"INT64": "INT32", "DOUBLE": "FLOAT"}
@@ -82,7 +83,7 @@ def interface(scope: Scope) -> Iterator[Objection]:
 
 def wide_integers(scope: Scope) -> Iterator[Objection]:
     """INT64 constants are clamped to 32 bits; only the starts and ends of a Slice mean the same afterwards."""
-    for name in scope.initializers:
+    for name in scope.constants():
         values = scope.constant(name) if scope.dtype(name) == "INT64" else None
         if values is None or not values.size or (values.min() >= INT32.min and values.max() <= INT32.max):
             continue
@@ -101,6 +102,7 @@ DIALECT = Dialect(
     runtime="TensorRT 8.5",
     rules=(
         Rule("opset", _OPERATORS, common.opset(7, 17, "convert it, since newer forms are misread silently")),
+        Rule("wiring", "ONNX's IR specification and schemas", wiring),
         Rule("functions", "onnx-tensorrt 9.0 changelog: first with functions", common.functions_refused),
         Rule("operator", _OPERATORS, common.known_operators(TYPES, "lower it to operators that TensorRT 8.5 has")),
         Rule("operand-type", _OPERATORS, common.operand_types(TYPES, READ_AS, "supported")),

@@ -71,6 +71,7 @@ SM61 = Target(
     vision_steps=(
         Step(multi_head_attention, required=True),
         Step(rotary_kernels, required=True),
+        Step(integer_kernels),
         Step(linear_kernels, required=True),
     ),
     kv_caches=("fp32",),

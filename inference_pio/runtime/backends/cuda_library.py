@@ -14,6 +14,8 @@ from inference_pio.errors import BadInputError, InferencePioError, ResourceLimit
 from inference_pio.machine.libraries import packaged
 
 VERSIONS = {11: "libcudart.so.11.0", 12: "libcudart.so.12", 13: "libcudart.so.13"}
+UNNUMBERED = 13
+"""From this major version on NVIDIA's packages have no number in their names; those with one are empty."""
 TO_DEVICE, TO_HOST, ON_DEVICE, BY_ADDRESS = 1, 2, 3, 4
 """Directions of a copy; the last leaves it to the addresses."""
 _OUT_OF_MEMORY, _NO_DRIVER, _NO_DEVICE = 2, 35, 100
@@ -184,9 +186,8 @@ def open_cuda(major: int, device: int = 0) -> Cuda:
     name = VERSIONS[major]
     runtime = _library(name)
     if runtime is None:
-        raise BadInputError(
-            f"{name} cannot be found: install it with pip install nvidia-cuda-runtime-cu{major}, or CUDA {major}"
-        )
+        package = f"nvidia-cuda-runtime-cu{major}" if major < UNNUMBERED else f"'nvidia-cuda-runtime=={major}.*'"
+        raise BadInputError(f"{name} cannot be found: install it with pip install {package}, or CUDA {major}")
     driver = _library("libcuda.so.1")
     if driver is None:
         raise BadInputError("libcuda.so.1 cannot be found: install NVIDIA's driver, or use another backend")

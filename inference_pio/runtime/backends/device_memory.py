@@ -54,23 +54,23 @@ class CudaMemory:
 
     def __init__(self, cuda: Cuda) -> None:
         self.index = cuda.device
-        self._cuda = cuda
+        self.cuda = cuda
 
     def free_bytes(self) -> int | None:
-        self._cuda.use()
-        return self._cuda.free_and_total()[0]
+        self.cuda.use()
+        return self.cuda.free_and_total()[0]
 
     def zero(self, address: int, size: int) -> None:
-        self._cuda.use()
-        self._cuda.clear(address, size, DEFAULT_STREAM)
-        self._cuda.finish()
+        self.cuda.use()
+        self.cuda.clear(address, size, DEFAULT_STREAM)
+        self.cuda.finish()
 
     def copy_rows(self, to: int, to_pitch: int, source: int, source_pitch: int, width: int, rows: int) -> None:
         if not width or not rows:
             return
-        self._cuda.use()  # the device is a setting of each thread
-        self._cuda.copy_rows(to, to_pitch, source, source_pitch, width, rows)
-        self._cuda.finish()  # the session's stream does not wait for copies
+        self.cuda.use()  # the device is a setting of each thread
+        self.cuda.copy_rows(to, to_pitch, source, source_pitch, width, rows)
+        self.cuda.finish()  # the session's stream does not wait for copies
 
 
 def check_free(memory: DeviceMemory, size: int, what: str) -> None:

@@ -66,6 +66,7 @@ def grouped_convolution(inputs: int, outputs: int):
 
 CASES = {
     "opset": (modern("y = Neg(x)", X, "float[1,2] y"), modern("y = Neg(x)", X, "float[1,2] y", opset=25)),
+    "wiring": (modern("y = Neg(x)", X, "float[1,2] y"), modern("y = Neg(z)", X, "float[1,2] y")),
     "operator": (
         modern("y = RMSNormalization(x, s)", X + ", float[2] s", "float[1,2] y"),
         modern("y = Swish(x)", X, "float[1,2] y"),

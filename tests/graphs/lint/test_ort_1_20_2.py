@@ -35,6 +35,7 @@ def products(bits: int):
 CASES = {
     "opset": (heads(), contrib("y = Relu(q)", QKV, OUT, opset=22)),
     "ir-version": (heads(), contrib("y = Relu(q)", QKV, OUT, ir=11)),
+    "wiring": (heads(), heads(names="q, k, z")),
     "operator": (
         contrib("y = SimplifiedLayerNormalization(q, s)", QKV + ", float[8] s", OUT),
         contrib("y = com.microsoft.QLinearAdd(q, k)", QKV, OUT),

@@ -63,6 +63,7 @@ def grouped_convolution(inputs: int, outputs: int, groups: int = 2) -> onnx.Mode
 
 CASES = {
     "opset": (relu(), relu(opset=18)),
+    "wiring": (relu(), graph("y = Add(x, z)", "float[2] x", "float[2] y")),
     "functions": (relu(), with_function()),
     "operator": (
         graph("y = Mod(x, x)", "int32[2] x", "int32[2] y"),
@@ -169,6 +170,14 @@ REFUSED_TOO = {
         graph("y = com.microsoft.Gelu(x)", "float[2] x", "float[2] y", more='"com.microsoft" : 1'),
     ),
     "operator in a branch": ("operator", branches("(float[2] u) { u = Swish(x) }")),
+    "int8 from a Constant": (
+        "int8-constant",
+        graph("w = Constant<value = int8[2] {1,2}>() z = Cast<to = 1>(w) y = Add(x, z)", "float[2] x", "float[2] y"),
+    ),
+    "wide integer from a Constant": (
+        "wide-integer",
+        graph(f"i = Constant<value_ints = [{2**40}]>() y = Gather(x, i)", "float[5] x", "float[1] y"),
+    ),
     "double output": ("interface", graph("y = Cast<to = 11>(x)", "float[2] x", "double[2] y")),
     "computed scale": (
         "scale",

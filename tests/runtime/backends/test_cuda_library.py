@@ -96,6 +96,12 @@ def test_missing_libraries_are_named(monkeypatch, missing, message):
         open_cuda(11)
 
 
+def test_packages_of_cuda_13_have_no_number_in_their_names(monkeypatch):
+    monkeypatch.setattr(cuda_library, "_library", {}.get)
+    with pytest.raises(BadInputError, match=r"pip install 'nvidia-cuda-runtime==13\.\*', or CUDA 13"):
+        open_cuda(13)
+
+
 def test_libraries_beside_the_interpreter_are_found(monkeypatch, tmp_path):
     place = tmp_path / "nvidia" / "cuda_runtime" / "lib" / "libx.so"
     place.parent.mkdir(parents=True)

@@ -9,6 +9,7 @@ import fake_gpu
 import numpy as np
 import pytest
 from engine_cases import build_here
+from fake_cuda import FakeRuntime
 
 from inference_pio.cli.main import run
 from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,21 @@ def benchmark(monkeypatch) -> ModuleType:
     for name, value in sizes.items():
         monkeypatch.setattr(module, name, value)
     return module
+
+
+def test_the_whole_script(benchmark, kernels, monkeypatch, tmp_path, capsys):
+    for name, value in {"LINEARS": {"o": (16, 32)}, "TOKENS": (1,), "CONTEXTS": (8,)}.items():
+        monkeypatch.setattr(benchmark, name, value)
+    monkeypatch.setattr(benchmark, "Kernels", lambda driver, cache_dir: kernels)
+    arguments = ["--repeat", "1", "--json", str(tmp_path / "out.json")]
+    assert benchmark.main(arguments, kernels.driver.library) == 0
+    facts = json.loads((tmp_path / "out.json").read_text())
+    assert [row["kernel"] for row in facts["rows"]] == ["gemv_w8a8", "attend"] and facts["gpu"]["capability"] >= 61
+    monkeypatch.setattr(benchmark, "LARGEST_ERROR", 0.0)
+    assert benchmark.main(arguments, kernels.driver.library) == 3
+    assert "further from float64 than 0.0: gemv_w8a8 o 16 x 32, 1 tokens" in capsys.readouterr().err
+    assert benchmark.main([*arguments, "--device", "7"], kernels.driver.library) == 2
+    assert "error: GPU 7 does not exist" in capsys.readouterr().err
 
 
 def test_every_row_is_right_and_has_a_speed(benchmark, kernels, capsys):
