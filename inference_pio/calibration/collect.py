@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -140,18 +140,20 @@ class Collector:
         if experts is None:
             return None
         done = self._steps[index] + len(self._samples)
-        shape = len(self._samples), len(self._samples[0]), self._plan.spec.hidden_size
-        x_TC = self._work.hidden(EXPERTS, *shape).reshape(-1, shape[2])
-        out_TC = self._work.hidden(index + 1, *shape, writable=True).reshape(-1, shape[2])
-        result = calibrate_experts(
-            experts,
-            x_TC,
-            out_TC,
-            min(JUDGED_SAMPLES, shape[0]) * shape[1],
-            self._plan.format_of if self._plan.recipe.calibrated else None,
-            self._plan.options.switches,
-            lambda expert: report("layers", done + expert + 1, self._steps[-1]),
-        )
+        size = self._plan.spec.hidden_size
+        with (
+            self._work.hidden(EXPERTS, size) as x_TC,
+            self._work.hidden(index + 1, size, writable=True) as out_TC,
+        ):
+            result = calibrate_experts(
+                experts,
+                x_TC,
+                out_TC,
+                min(JUDGED_SAMPLES, len(self._samples)) * len(self._samples[0]),
+                self._plan.format_of if self._plan.recipe.calibrated else None,
+                self._plan.options.switches,
+                lambda expert: report("layers", done + expert + 1, self._steps[-1]),
+            )
         self._work.drop_hidden(EXPERTS)
         return result
 
@@ -215,10 +217,12 @@ class Collector:
         shared = self._runner.shared_values(hidden_1SC.shape[1], None if scene is None else scene.positions)
         return feed_of(layer, hidden_1SC, shared, weights, experts_1SC, images_1SC)
 
-    def _hidden(self, index: int) -> Any:
-        states = self._work.hidden(index, len(self._samples), len(self._samples[0]), self._plan.spec.hidden_size)
-        for number in range(len(states)):
-            yield np.array(states[number])[None]
+    def _hidden(self, index: int) -> Iterator[np.ndarray]:
+        """What layer `index` reads, sample by sample: float32 [1, length, C]."""
+        length = len(self._samples[0])
+        with self._work.hidden(index, self._plan.spec.hidden_size) as states:
+            for start in range(0, len(states), length):
+                yield states[start : start + length][None]
 
     def _write_embeddings(self) -> None:
         table = stored_rows(self._layers.table)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from inference_pio.calibration.hidden_states import HiddenStates
 from inference_pio.calibration.layer import LayerResult, choose, emit
 from inference_pio.calibration.options import Switches
 from inference_pio.calibration.products import Input, dequantized, relative_error, round_weight, rounded_input
@@ -104,8 +105,8 @@ class ExpertsResult:
 
 def calibrate_experts(
     experts: Experts,
-    x_TC: np.ndarray,
-    out_TC: np.ndarray,
+    x_TC: HiddenStates,
+    out_TC: HiddenStates,
     judged: int,
     format_of: FormatOf | None,
     switches: Switches,
@@ -136,13 +137,13 @@ def calibrate_experts(
         result.linears.extend(rounded.linears)
         first = tokens < judged
         for rows in _chunks(np.flatnonzero(first)):
-            seen = _rounded_output(rounded.weights, kinds, np.asarray(x_TC[tokens[rows]]))
+            seen = _rounded_output(rounded.weights, kinds, x_TC[tokens[rows]])
             result.found[tokens[rows]] += share_T[rows, None] * seen
     return result
 
 
-def _routes(experts: Experts, x_TC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    found = [experts.route(np.asarray(x_TC[rows])) for rows in _chunks(np.arange(len(x_TC)))]
+def _routes(experts: Experts, x_TC: HiddenStates) -> tuple[np.ndarray, np.ndarray]:
+    found = [experts.route(x_TC[rows]) for rows in _chunks(np.arange(len(x_TC)))]
     index, weights = zip(*found, strict=True)
     return np.concatenate(index), np.concatenate(weights)
 
@@ -173,8 +174,8 @@ def _formats(
 def _run(
     weights: Mapping[str, np.ndarray],
     taps: tuple[Tap, Tap],
-    x_TC: np.ndarray,
-    out_TC: np.ndarray,
+    x_TC: HiddenStates,
+    out_TC: HiddenStates,
     tokens: np.ndarray,
     share_T: np.ndarray,
     kinds: Mapping[str, WeightFormat] | None,
@@ -188,7 +189,7 @@ def _run(
         four = switches.second_order and any(chosen.bits == 4 for chosen in kinds.values())
         statistics = [TapStatistics(tap, len(chunks), four) for tap in taps]
     for rows in chunks:
-        own_NC = np.asarray(x_TC[tokens[rows]])
+        own_NC = x_TC[tokens[rows]]
         inner_NF = _inner(own_NC, gate, up)
         with np.errstate(over="ignore", invalid="ignore"):  # judged below
             added_NC = share_T[rows, None] * (inner_NF @ down.T)

@@ -123,12 +123,12 @@ class Tower:
         return {"position_indices": indices, "position_weights": weights, "patch_positions": places}
 
     def _hidden(self, name: str) -> Iterator[np.ndarray]:
-        total = sum(picture.grid.frames * picture.grid.frame_patches for picture in self._pictures)
-        states, start = self._work.hidden(name, 1, total, self._vision.hidden_size)[0], 0
-        for picture in self._pictures:
-            stop = start + picture.grid.frames * picture.grid.frame_patches
-            yield np.array(states[start:stop]).reshape(picture.grid.frames, picture.grid.frame_patches, -1)
-            start = stop
+        start = 0
+        with self._work.hidden(name, self._vision.hidden_size) as states:
+            for picture in self._pictures:
+                stop = start + picture.grid.frames * picture.grid.frame_patches
+                yield states[start:stop].reshape(picture.grid.frames, picture.grid.frame_patches, -1)
+                start = stop
 
 
 class SceneFeatures:
@@ -138,15 +138,14 @@ class SceneFeatures:
         self._work, self._size = work, size
         counts = [picture.grid.frames * picture.grid.frame_tokens(merge) for picture in pictures]
         starts = np.concatenate([[0], np.cumsum(counts)]).astype(int).tolist()
-        self._total = starts[-1]
         self._starts = {picture.digest: start for picture, start in zip(pictures, starts, strict=False)}
 
     def put(self, scene: Scene, kind: int, x_SC: np.ndarray) -> np.ndarray:
         """`x_SC` with features in the places of images: kind 0 is what stands for tokens, n DeepStack's n-th."""
-        states = self._work.hidden(FEATURES.format(kind), 1, self._total, self._size)[0]
-        for place in scene.places:
-            first = self._starts[place.picture.digest] + place.first
-            x_SC[place.start : place.start + place.count] = states[first : first + place.count]
+        with self._work.hidden(FEATURES.format(kind), self._size) as states:
+            for place in scene.places:
+                first = self._starts[place.picture.digest] + place.first
+                x_SC[place.start : place.start + place.count] = states[first : first + place.count]
         return x_SC
 
 
