@@ -11,7 +11,7 @@ from inference_pio.artifact.process import return_freed_memory
 from inference_pio.calibration.cache_statistics import CacheStatistics
 from inference_pio.calibration.experts import Experts, ExpertsResult, calibrate_experts
 from inference_pio.calibration.head import Head
-from inference_pio.calibration.layer import LayerResult, TapChoice, choose, choose_step, emit, folded
+from inference_pio.calibration.layer import LayerResult, TapChoice, choose, choose_step, emit, fold
 from inference_pio.calibration.layer_graphs import LayerGraph, cut
 from inference_pio.calibration.layer_runs import Runner, feed_of
 from inference_pio.calibration.observers import Observer, ObserverKind
@@ -87,8 +87,11 @@ class Collector:
             return cache, {"layer": index, "output_error": None, "linears": [], "exceptions": []}
         format_of, switches = self._plan.format_of, self._plan.options.switches
         choices = choose(statistics, weights, format_of, switches)
-        if any(format_of(name).activations is Activations.STATIC for c in choices for name in c.tap.linears):
-            choices = self._static_steps(layer, weights, statistics, choices)
+        static = any(format_of(name).activations is Activations.STATIC for c in choices for name in c.tap.linears)
+        observers = self._observe_smoothed(layer, weights, choices) if static else []
+        fold(weights, choices)
+        if static:
+            choices = self._static_steps(weights, statistics, choices, observers)
         result = emit(statistics, choices, weights, format_of, switches)
         facts = {
             "layer": index,
@@ -157,13 +160,9 @@ class Collector:
         self._work.drop_hidden(EXPERTS)
         return result
 
-    def _static_steps(
-        self,
-        layer: LayerGraph,
-        weights: Mapping[str, np.ndarray],
-        statistics: list[TapStatistics],
-        choices: list[TapChoice],
-    ) -> list[TapChoice]:
+    def _observe_smoothed(
+        self, layer: LayerGraph, weights: Mapping[str, np.ndarray], choices: list[TapChoice]
+    ) -> list[Observer]:
         """A second pass: histograms of the activations as they are after smoothing, without exact columns."""
         observers = [Observer(f"the inputs of {c.tap.name}", c.tap.columns, ObserverKind.MIN_MAX) for c in choices]
         session = self._runner.session(layer, [choice.tap.value for choice in choices])
@@ -173,7 +172,17 @@ class Collector:
                 inner_SK = x_1SK[0] / choice.smoothing.factors
                 inner_SK[:, list(choice.exact)] = 0
                 observer.update(inner_SK)
-        tensors, kind, chosen = folded(weights, choices), self._plan.options.observer, []
+        return observers
+
+    def _static_steps(
+        self,
+        tensors: Mapping[str, np.ndarray],
+        statistics: list[TapStatistics],
+        choices: list[TapChoice],
+        observers: list[Observer],
+    ) -> list[TapChoice]:
+        """The choices with static steps, for folded tensors."""
+        kind, chosen = self._plan.options.observer, []
         for stats, choice, observer in zip(statistics, choices, observers, strict=True):
             pairs = [(tensors[name], self._plan.format_of(name)) for name in choice.tap.linears]
             chosen.append(choose_step(choice, observer, kind, stats.rows(), pairs))

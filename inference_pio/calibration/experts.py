@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from inference_pio.calibration.hidden_states import HiddenStates
-from inference_pio.calibration.layer import LayerResult, choose, emit
+from inference_pio.calibration.layer import LayerResult, choose, emit, fold
 from inference_pio.calibration.options import Switches
 from inference_pio.calibration.products import Input, dequantized, relative_error, round_weight, rounded_input
 from inference_pio.calibration.statistics import TapStatistics
@@ -206,11 +206,12 @@ def _run(
 
 def _round(
     statistics: list[TapStatistics],
-    weights: Mapping[str, np.ndarray],
+    weights: dict[str, np.ndarray],
     kinds: Mapping[str, WeightFormat],
     switches: Switches,
 ) -> LayerResult:
     choices = choose(statistics, weights, kinds.__getitem__, switches)
+    fold(weights, choices)
     return emit(statistics, choices, weights, kinds.__getitem__, replace(switches, exceptions=False))
 
 

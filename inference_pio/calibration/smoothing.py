@@ -60,7 +60,7 @@ def search_smoothing(
     rows = tap.absorber.rows
     by_largest = any(chosen.integer_product for chosen in quantized)
     activations_K = statistics.channel_max() if by_largest else np.sqrt(statistics.importance())
-    weights_K = np.max([np.abs(rows_NK).max(axis=0) for rows_NK, _ in weights], axis=0)
+    weights_K = np.max([np.maximum(rows_NK.max(axis=0), -rows_NK.min(axis=0)) for rows_NK, _ in weights], axis=0)
     activations_R, weights_R = _by_row(activations_K, rows), _by_row(weights_K, rows)
     for strength in STRENGTHS:
         factors_K = _factors(activations_R, weights_R, strength, by_largest)[rows]
