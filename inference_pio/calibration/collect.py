@@ -80,7 +80,7 @@ class Collector:
         Raises BadInputError that names the layer when activations are not finite.
         """
         layer = self._layers.layers[index]
-        weights = {str(value.name): _whole(value) for value in layer.weights}
+        weights = {str(value.name): stored_rows(value).whole() for value in layer.weights}
         statistics, cache = self._collect(layer, weights, report)
         experts = self._run_experts(index, report)
         if not self._plan.recipe.calibrated:  # only the cache's steps are asked for
@@ -241,8 +241,3 @@ class Collector:
             rows = np.concatenate([table.read(int(i), int(i) + 1) for i in unique])
             writer.add(rows[inverse] if scene is None else self._features.put(scene, 0, rows[inverse]))
         writer.close()
-
-
-def _whole(value: Any) -> np.ndarray:
-    rows = stored_rows(value)
-    return rows.read(0, rows.count)

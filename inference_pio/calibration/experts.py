@@ -75,14 +75,14 @@ class Experts:
 
     def route(self, x_TC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The experts of every token, int64 [T, k], and their weights, float32 [T, k]."""
-        logits_TE = x_TC @ self.router.read(0, self.count).T
+        logits_TE = x_TC @ self.router.whole().T
         if self.scoring is Scoring.SOFTMAX:
             powers_TE = np.exp(logits_TE - logits_TE.max(axis=1, keepdims=True))
             choice_TE = scores_TE = powers_TE / powers_TE.sum(axis=1, keepdims=True)
         else:
             assert self.bias is not None
             scores_TE = 1 / (1 + np.exp(-logits_TE))
-            choice_TE = scores_TE + self.bias.read(0, self.count)
+            choice_TE = scores_TE + self.bias.whole()
         index_TK = np.argsort(-choice_TE, axis=1, kind="stable")[:, : self.active]
         weights_TK = np.take_along_axis(scores_TE, index_TK, axis=1)
         if self.normalize:

@@ -40,6 +40,11 @@ class TapChoice:
     step: float | None = None
     observer: str | None = None
 
+    @classmethod
+    def plain(cls, tap: Tap) -> TapChoice:
+        """No smoothing and no exact columns."""
+        return cls(tap, Smoothing(np.ones(tap.columns, np.float32), None, 0.0, 0.0), ())
+
     @property
     def input(self) -> Input:
         return Input(self.smoothing.factors, self.exact, self.step)

@@ -1,8 +1,8 @@
 """A finished calibration: a folder with `calibration.json` and one safetensors file per layer.
 
 Arrays of a layer's file: `T.codes` and `T.scales` (a linear weight T, rounded), `T.exact_columns` and
-`T.exact_weights`, `T.activation_scale`; `T` alone (float32, a tensor that took in smoothing); `cache.key` and
-`cache.value` (float32 [kv_heads, head_dim], steps of an int8 cache). The last layer's file may hold
+`T.exact_weights`, `T.activation_scale`; `T` alone (float32, a tensor that took in smoothing); `cache.N.key` and
+`cache.N.value` (float32 [kv_heads, head_dim], steps of layer N's int8 cache). The last layer's file may hold
 `head.activation_scale`, the step of a static head's input.
 """
 

@@ -15,6 +15,12 @@ MOST_MASSIVE = 1 / 32
 """Above this share of massive channels whole tokens are large, which no choice of channels can help."""
 
 
+def kept_rows(x_SK: np.ndarray, samples: int) -> np.ndarray:
+    """What one of `samples` samples adds to the rows that are kept: its first row, its last, and some between them."""
+    count = min(max(2, -(-KEPT_ROWS // samples)), len(x_SK))
+    return x_SK[np.linspace(0, len(x_SK) - 1, count).astype(np.int64)]
+
+
 class TapStatistics:
     """Statistics of one tap over all samples, the same whatever chunks the samples came in.
 
@@ -24,7 +30,7 @@ class TapStatistics:
     def __init__(self, tap: Tap, samples: int, gram: bool) -> None:
         self.tap = tap
         self.observer = Observer(f"the inputs of {tap.name}", tap.columns, ObserverKind.MIN_MAX)
-        self._per_sample = max(2, -(-KEPT_ROWS // samples))
+        self._samples = samples
         self._rows: list[np.ndarray] = []
         self._row_maxima: list[np.ndarray] = []
         self._squares = np.zeros(tap.columns, np.float64)
@@ -35,8 +41,7 @@ class TapStatistics:
     def update(self, x_SK: np.ndarray) -> None:
         """Take in one sample's activations, float32 [tokens, K]; raises BadInputError for NaN or infinity."""
         self.observer.update(x_SK)
-        places = np.linspace(0, len(x_SK) - 1, min(self._per_sample, len(x_SK))).astype(np.int64)
-        self._rows.append(x_SK[places])
+        self._rows.append(kept_rows(x_SK, self._samples))
         self._row_maxima.append(np.abs(x_SK).max(axis=1))
         self._squares += np.einsum("tk,tk->k", x_SK, x_SK, dtype=np.float64)
         if self._gram is not None:

@@ -19,7 +19,6 @@ from inference_pio.calibration.observers import ObserverKind
 from inference_pio.calibration.options import Progress
 from inference_pio.calibration.products import dequantized, relative_error, round_weight, rounded_input
 from inference_pio.calibration.scenes import Picture, Scene
-from inference_pio.calibration.smoothing import Smoothing
 from inference_pio.calibration.statistics import TapStatistics
 from inference_pio.calibration.taps import find_taps
 from inference_pio.calibration.workspace import Workspace
@@ -61,7 +60,7 @@ class Tower:
         before = features = 0
         for number, part in enumerate(self._parts):
             report("images", number, len(self._parts))
-            weights = {str(value.name): _whole(value) for value in part.weights}
+            weights = {str(value.name): stored_rows(value).whole() for value in part.weights}
             source, result = PATCHES.format(before), PATCHES.format(part.index + 1)
             if part.index < 0:  # a merger; the last one's features stand in the tokens' places
                 features = 0 if part is self._parts[-1] else features + 1
@@ -78,7 +77,7 @@ class Tower:
         return arrays, facts
 
     def _embed(self) -> None:
-        weights = {str(v.name): _whole(v) for v in self._weights_before()}
+        weights = {str(v.name): stored_rows(v).whole() for v in self._weights_before()}
         prelude = self._runner.prelude([self._embedded], list(weights))
         writer = self._work.write_hidden(PATCHES.format(0))
         for picture in self._pictures:
@@ -175,10 +174,9 @@ def _step(
     stats: TapStatistics, weights: Mapping[str, np.ndarray], kind: ObserverKind | None
 ) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
     """The step of a tap's input, and what products of rounded inputs and weights lose by it."""
-    plain = Smoothing(np.ones(stats.tap.columns, np.float32), None, 0.0, 0.0)
-    choice, rows_TK = TapChoice(stats.tap, plain, ()), stats.rows()
+    rows_TK = stats.rows()
     pairs = [(weights[name], W8A8_STATIC) for name in stats.tap.linears]
-    choice = choose_step(choice, stats.observer, kind, rows_TK, pairs)
+    choice = choose_step(TapChoice.plain(stats.tap), stats.observer, kind, rows_TK, pairs)
     seen_TK = rounded_input(rows_TK, choice.input, W8A8_STATIC)
     arrays, facts = {}, []
     for name in stats.tap.linears:
@@ -187,8 +185,3 @@ def _step(
         arrays[f"{name}.activation_scale"] = np.array([choice.step], np.float32)
         facts.append({"tensor": name, "error": error, "observer": choice.observer})
     return arrays, facts
-
-
-def _whole(value: ir.Value) -> np.ndarray:
-    rows = stored_rows(value)
-    return rows.read(0, rows.count)
