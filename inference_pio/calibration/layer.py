@@ -233,7 +233,7 @@ def _feedback(
     stats: TapStatistics, choice: TapChoice, formats: Mapping[str, WeightFormat], switches: Switches
 ) -> Feedback | None:
     wanted = switches.second_order and any(chosen.quantized and chosen.bits == 4 for chosen in formats.values())
-    return Feedback.of(stats.take_gram(choice.smoothing.factors), act_order=True) if wanted else None
+    return Feedback.of(stats.take_gram(choice.smoothing.factors)) if wanted else None
 
 
 def _facts(name: str, linear: _Rounded, choice: TapChoice, kept: bool) -> dict[str, Any]:
