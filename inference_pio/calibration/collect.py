@@ -14,7 +14,7 @@ from inference_pio.calibration.head import Head
 from inference_pio.calibration.layer import LayerResult, TapChoice, choose, choose_step, emit, fold
 from inference_pio.calibration.layer_graphs import LayerGraph, cut
 from inference_pio.calibration.layer_runs import Runner, feed_of
-from inference_pio.calibration.observers import Observer, ObserverKind
+from inference_pio.calibration.observers import Observer
 from inference_pio.calibration.options import Progress
 from inference_pio.calibration.plan import CalibrationPlan
 from inference_pio.calibration.products import relative_error
@@ -164,7 +164,7 @@ class Collector:
         self, layer: LayerGraph, weights: Mapping[str, np.ndarray], choices: list[TapChoice]
     ) -> list[Observer]:
         """A second pass: histograms of the activations as they are after smoothing, without exact columns."""
-        observers = [Observer(f"the inputs of {c.tap.name}", c.tap.columns, ObserverKind.MIN_MAX) for c in choices]
+        observers = [Observer(f"the inputs of {c.tap.name}", c.tap.columns) for c in choices]
         session = self._runner.session(layer, [choice.tap.value for choice in choices])
         for number, hidden_1SC in enumerate(self._hidden(layer.index)):
             _, *found = session.run(None, self._feed(layer, number, hidden_1SC, weights))

@@ -47,7 +47,7 @@ class Head:
         It is that of the asked kind, or of the kind with the least error of the logits of some tokens.
         """
         weight_C = self.norm.whole()
-        observer = Observer("the head's inputs", self.tap.columns, ObserverKind.MIN_MAX)
+        observer = Observer("the head's inputs", self.tap.columns)
         kept = []
         for x_1SC in hidden:
             normed_SC = x_1SC[0] / np.sqrt(np.square(x_1SC[0]).mean(axis=1, keepdims=True) + np.float32(self.epsilon))

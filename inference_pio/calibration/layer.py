@@ -99,12 +99,11 @@ def choose_step(
     pairs = [(rows_NK, chosen) for rows_NK, chosen in pairs if chosen.activations is Activations.STATIC]
     if not pairs:
         return choice
-    state = observer.state()
     exact_TK = rows_TK / choice.smoothing.factors
     outputs = [exact_TK @ rows.T for rows, _ in pairs]
     found = []
     for candidate in ObserverKind if kind is None else (kind,):
-        step = Observer.from_state(observer.name, candidate, state).scale() or float(np.finfo(np.float32).tiny)
+        step = observer.scale(candidate) or float(np.finfo(np.float32).tiny)
         tried = replace(choice, step=step, observer=candidate.value)
         seen_TK = rounded_input(rows_TK, tried.input, pairs[0][1])
         errors = [relative_error(out, seen_TK @ rows.T) for out, (rows, _) in zip(outputs, pairs, strict=True)]

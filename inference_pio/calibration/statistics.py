@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from inference_pio.calibration.observers import Observer, ObserverKind
+from inference_pio.calibration.observers import Observer
 from inference_pio.calibration.taps import Tap
 
 KEPT_ROWS = 512
@@ -29,7 +29,7 @@ class TapStatistics:
 
     def __init__(self, tap: Tap, samples: int, gram: bool) -> None:
         self.tap = tap
-        self.observer = Observer(f"the inputs of {tap.name}", tap.columns, ObserverKind.MIN_MAX)
+        self.observer = Observer(f"the inputs of {tap.name}", tap.columns)
         self._samples = samples
         self._rows: list[np.ndarray] = []
         self._row_maxima: list[np.ndarray] = []

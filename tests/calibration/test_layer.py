@@ -192,7 +192,7 @@ def test_what_is_not_finite_is_named():
 def stepped(kind: ObserverKind | None, x_TK: np.ndarray, formats: tuple[WeightFormat, ...]) -> TapChoice:
     statistics = observed()
     choice = choose(statistics, WEIGHTS, lambda _: W8A8_STATIC, OFF)[0]
-    observer = Observer("x", 32, ObserverKind.MIN_MAX)
+    observer = Observer("x", 32)
     observer.update(x_TK)
     return choose_step(choice, observer, kind, x_TK, [(WEIGHTS[n], f) for n, f in zip((Q, K), formats, strict=True)])
 
@@ -201,10 +201,10 @@ def test_a_static_step_is_that_of_the_asked_kind_or_the_best():
     x = np.random.default_rng(0).standard_t(2.5, (400, 32)).astype(np.float32)
     x[3, 4] = 400
     for kind in ObserverKind:
-        observer = Observer("x", 32, kind)
+        observer = Observer("x", 32)
         observer.update(x)
         found = stepped(kind, x, (W8A8_STATIC, W8A8_STATIC))
-        assert (found.step, found.observer) == (observer.scale(), kind.value)
+        assert (found.step, found.observer) == (observer.scale(kind), kind.value)
     errors = {}
     for kind in ObserverKind:
         step = stepped(kind, x, (W8A8_STATIC, W8A8_STATIC)).step
