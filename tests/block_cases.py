@@ -16,6 +16,13 @@ FEW: dict[str, Any] = {
     "calibration_without": ("smoothing", "clipping", "exact_columns", "exceptions"),
 }
 """Tiny models need none of the steps that take time."""
+LEAST: dict[str, Any] = {
+    **FEW,
+    "calibration": Path(__file__),
+    "calibration_samples": 2,
+    "calibration_length": 16,
+}
+"""For what does not depend on how good the steps are: the bundled text takes a moment to read."""
 TRT85: dict[str, Any] = {"target": "tensorrt", "hardware": "sm61", "threads": 1}
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -266,6 +267,28 @@ class FakeGpu:
         """When set, the builder raises PolygraphyException with this text."""
 
 
+class Layer:
+    """The boundary of a fused attention."""
+
+    type = "attention input"
+
+    def __init__(self) -> None:
+        self.attention = types.SimpleNamespace(decomposable=False)
+
+
+class Network:
+    """A parsed graph, of which only the attention operators count."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        nodes = onnx.load(path, load_external_data=False).graph.node
+        self.layers = [Layer() for node in nodes if node.op_type == "Attention"]
+        self.num_layers = len(self.layers)
+
+    def get_layer(self, index: int) -> Layer:
+        return self.layers[index]
+
+
 def install(monkeypatch: pytest.MonkeyPatch, version: str = "8.5.3.1", runtime: FakeRuntime | None = None) -> FakeGpu:
     """Put the fakes in the places of the libraries."""
     gpu = FakeGpu(runtime or FakeRuntime())
@@ -282,6 +305,8 @@ def _tensorrt(gpu: FakeGpu, version: str) -> Any:
     module.__version__, module.__file__ = version, __file__
     modern = int(version.split(".")[0]) >= 10
     module.__spec__ = ModuleSpec("tensorrt", None)
+    kinds = {"ATTENTION_INPUT": "attention input"} if modern else {}
+    module.LayerType, module.IAttentionInputLayer = types.SimpleNamespace(**kinds), Layer
 
     class ILogger:
         INTERNAL_ERROR, ERROR = "INTERNAL_ERROR", "ERROR"
@@ -329,17 +354,18 @@ def _polygraphy(gpu: FakeGpu) -> dict[str, Any]:
         gpu.configs.append(asked)
         return {"profiles": [dict(profile) for profile in profiles]}
 
-    def network_from_path(path: str, *, strongly_typed: bool) -> str:
+    def network_from_path(path: str, *, strongly_typed: bool) -> Callable[[], tuple[str, Network, str]]:
         assert Path(path).is_absolute()
         gpu.strongly_typed.append(strongly_typed)
-        return path
+        return lambda: ("builder", Network(path), "parser")
 
-    def engine_bytes(network: str, config: dict[str, Any], *, save_timing_cache: str) -> Callable[[], bytes]:
+    def engine_bytes(network: Any, config: dict[str, Any], *, save_timing_cache: str) -> Callable[[], bytes]:
         def make() -> bytes:
-            if gpu.refuse:
-                raise PolygraphyException(gpu.refuse)
+            _, parsed, _ = network()
+            if gpu.refuse or not all(layer.attention.decomposable for layer in parsed.layers):
+                raise PolygraphyException(gpu.refuse or "attention has no fused kernel")
             Path(save_timing_cache).write_bytes(b"timings")
-            return json.dumps({"onnx": network, "version": sys.modules["tensorrt"].__version__, **config}).encode()
+            return json.dumps({"onnx": parsed.path, "version": sys.modules["tensorrt"].__version__, **config}).encode()
 
         return make
 

@@ -124,7 +124,7 @@ class TableFacts:
     """Where the token table lies when the host looks rows up: `rows` x `columns` values of `dtype` in `file`.
 
     They are those of the checkpoint's `tensor`. Row n begins at `offset` + n * columns * item size. An int8 row is
-    multiplied by its float32 scale, of which one per row lies at `scales_offset`; a float32 row has none.
+    multiplied by its float32 scale, of which one per row lies at `scales_offset`; rows of floats have none.
     """
 
     tensor: str

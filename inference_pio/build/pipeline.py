@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from inference_pio.artifact.bundle import Artifact
+from inference_pio.artifact.cache_rows import rounded_up
 from inference_pio.artifact.locking import FolderBusyError, FolderLock
 from inference_pio.artifact.manifest import GraphFacts, Manifest
 from inference_pio.build.options import (
@@ -27,7 +28,6 @@ from inference_pio.build.options import (
 from inference_pio.build.profiles import profiles
 from inference_pio.build.worker import Job
 from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
-from inference_pio.runtime.backends.blocks import rounded_up
 from inference_pio.runtime.backends.engine_store import EngineStore, graph_hash
 from inference_pio.runtime.backends.tensorrt_library import LINES
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from inference_pio.artifact.cache_rows import BUCKET
 from inference_pio.artifact.manifest import GraphFacts
 from inference_pio.errors import BadInputError
-from inference_pio.runtime.backends.blocks import BUCKET, PAST
+from inference_pio.runtime.backends.blocks import BIAS, PAST
 from inference_pio.runtime.generation import CHUNK_TOKENS
 
 Range = tuple[int, int, int]
@@ -46,10 +47,14 @@ def _profile(graph: GraphFacts, ranges: Mapping[str, Range]) -> Profile:
 
 
 def _symbols(graph: GraphFacts) -> dict[str, str]:
-    """What the free dimensions of a graph stand for: that of hidden states, and that of caches."""
+    """What the free dimensions of a graph stand for: that of hidden states, and that of caches or what is read."""
     named: dict[str, str] = {}
     for value in graph.inputs:
-        kind = {"hidden_states": "tokens"}.get(value.name, "rows" if value.name.startswith(PAST) else "")
-        if kind:
-            named |= {size: kind for size in value.shape if isinstance(size, str)}
+        sizes = [size for size in value.shape if isinstance(size, str)]
+        if value.name == "hidden_states":
+            named |= dict.fromkeys(sizes, "tokens")
+        elif value.name.startswith(PAST):
+            named |= dict.fromkeys(sizes, "rows")
+        elif value.name.startswith(BIAS):
+            named |= dict.fromkeys(sizes[1:], "rows")
     return named

@@ -82,7 +82,13 @@ def _engine(job: Job, tensorrt: Any) -> Any:
         load_timing_cache=job.timing_cache if Path(job.timing_cache).is_file() else None,
         preview_features=None if preview is None else [preview],
     )
-    network = polygraphy.NetworkFromOnnxPath(job.onnx, strongly_typed=strong)
+    parse = polygraphy.NetworkFromOnnxPath(job.onnx, strongly_typed=strong)
+
+    def network() -> Any:
+        builder, parsed, *parser = parse()
+        allow_decomposition(tensorrt, parsed)
+        return builder, parsed, *parser
+
     try:
         return polygraphy.EngineBytesFromNetwork(network, config, save_timing_cache=job.timing_cache)()
     except PolygraphyException as error:
@@ -90,6 +96,16 @@ def _engine(job: Job, tensorrt: Any) -> Any:
             f"TensorRT {tensorrt.__version__} does not build {job.onnx} ({_one_line(error)}): read its messages in the "
             f"log beside the engines, and try inference-pio inspect --lint {job.dialect}"
         ) from None
+
+
+def allow_decomposition(tensorrt: Any, network: Any) -> None:
+    """Let TensorRT take attention apart where it has no fused kernel, as in float32; it refuses the graph otherwise."""
+    kind = getattr(tensorrt.LayerType, "ATTENTION_INPUT", None)
+    for index in range(network.num_layers if kind is not None else 0):
+        layer = network.get_layer(index)
+        if layer.type == kind:
+            layer.__class__ = tensorrt.IAttentionInputLayer
+            layer.attention.decomposable = True
 
 
 def main(arguments: list[str]) -> int:

@@ -45,7 +45,7 @@ def check_arrays(
     """Raise BadInputError unless every rounded linear layer has its arrays, in the shapes of its tensor."""
     for linear in linears:
         name = linear["tensor"]
-        found = checkpoint.get(name)
+        found = checkpoint.get(name.split("[")[0])
         if found is None:
             raise BadInputError(f"the calibration names {printable(name)}, which the checkpoint lacks: calibrate again")
         if not linear["kept_in_float32"] and not _fits(name, found.shape, arrays):
@@ -75,6 +75,9 @@ def _is_linear(linear: object) -> bool:
 
 
 def _fits(name: str, shape: tuple[int, ...], arrays: Mapping[str, TensorInfo]) -> bool:
+    if name.endswith("]"):  # a part of a tensor by head, of which only the step of its input is kept
+        step = arrays.get(f"{name}.activation_scale")
+        return step is not None and (step.dtype, step.shape) == ("F32", (1,))
     codes, scales = arrays.get(f"{name}.codes"), arrays.get(f"{name}.scales")
     if codes is None or scales is None or scales.dtype != "F32" or len(shape) != 2:
         return False

@@ -11,6 +11,7 @@ from inference_pio.artifact.process import return_freed_memory
 from inference_pio.calibration.cache_statistics import CacheStatistics
 from inference_pio.calibration.experts import Experts, ExpertsResult, calibrate_experts
 from inference_pio.calibration.head import Head
+from inference_pio.calibration.head_products import HeadsResult, HeadStatistics, calibrate_heads, find_head_taps
 from inference_pio.calibration.layer import LayerResult, TapChoice, choose, choose_step, emit, fold
 from inference_pio.calibration.layer_graphs import LayerGraph, cut
 from inference_pio.calibration.layer_runs import Runner, feed_of
@@ -53,8 +54,7 @@ class Collector:
         self._samples = [sample.ids if isinstance(sample, Scene) else sample for sample in samples]
         models = plan.build(checkpoint)
         model, vision = models["decoder"], plan.spec.vision
-        static_head = plan.recipe.calibrated and plan.recipe.edges.activations is Activations.STATIC
-        self._head = Head.of(model) if static_head else None
+        self._head = Head.of(model) if plan.static_head else None
         self._layers = cut(model)
         self._runner = Runner(self._layers, model.opset_imports, plan.threads)
         if vision is not None:
@@ -81,7 +81,7 @@ class Collector:
         """
         layer = self._layers.layers[index]
         weights = {str(value.name): stored_rows(value).whole() for value in layer.weights}
-        statistics, cache = self._collect(layer, weights, report)
+        statistics, by_head, cache = self._collect(layer, weights, report)
         experts = self._run_experts(index, report)
         if not self._plan.recipe.calibrated:  # only the cache's steps are asked for
             return cache, {"layer": index, "output_error": None, "linears": [], "exceptions": []}
@@ -93,25 +93,29 @@ class Collector:
         if static:
             choices = self._static_steps(weights, statistics, choices, observers)
         result = emit(statistics, choices, weights, format_of, switches)
+        heads = calibrate_heads(by_head, weights, format_of, self._plan.options.observer, switches.exceptions)
         facts = {
             "layer": index,
-            "output_error": self._output_error(layer, choices, result, experts),
-            "linears": [*result.linears, *(experts.linears if experts else ())],
-            "exceptions": result.exceptions,
+            "output_error": self._output_error(layer, choices, result, heads, experts),
+            "linears": [*result.linears, *heads.linears, *(experts.linears if experts else ())],
+            "exceptions": [*result.exceptions, *heads.exceptions],
         }
         if experts is not None:
             facts["expert_tokens"] = experts.tokens
         head = self._head_arrays() if index == self._plan.spec.layers - 1 else {}
-        return {**result.arrays, **(experts.arrays if experts else {}), **cache, **head}, facts
+        return {**result.arrays, **heads.arrays, **(experts.arrays if experts else {}), **cache, **head}, facts
 
     def _collect(
         self, layer: LayerGraph, weights: Mapping[str, np.ndarray], report: Progress
-    ) -> tuple[list[TapStatistics], dict[str, np.ndarray]]:
+    ) -> tuple[list[TapStatistics], list[HeadStatistics], dict[str, np.ndarray]]:
         taps, cache_taps = find_taps(layer), find_cache_taps(layer)
+        head_taps = find_head_taps(layer) if self._plan.static_head_products else []
         count = len(self._samples)
         statistics = [TapStatistics(tap, count, self._plan.needs_gram(tap.linears)) for tap in taps]
+        by_head = [HeadStatistics(tap, count) for tap in head_taps]
         cache = None if cache_taps is None else CacheStatistics(cache_taps, self._plan.spec.rope.scaling)
         wanted = [tap.value for tap in taps] + ([cache_taps.key, cache_taps.value] if cache_taps else [])
+        wanted += [head_tap.tap.value for head_tap in head_taps]
         expert_input = [] if layer.experts is None else [layer.experts.inputs[0]]
         new = [value for value in expert_input if value not in wanted]
         session = self._runner.session(layer, [*wanted, *new])
@@ -126,6 +130,8 @@ class Collector:
                 )
             for stats, x_1SK in zip(statistics, found, strict=False):
                 stats.update(x_1SK[0])
+            for stats_by_head in by_head:
+                stats_by_head.update(found[wanted.index(stats_by_head.head_tap.tap.value)][0])
             if cache is not None:
                 cache.update(*(x_1SN[0] for x_1SN in found[len(taps) : len(taps) + 2]))
             writer.add(output[0])
@@ -135,7 +141,7 @@ class Collector:
         writer.close()
         if expert_writer is not None:
             expert_writer.close()
-        return statistics, {} if cache is None else cache.arrays(layer.index)
+        return statistics, by_head, {} if cache is None else cache.arrays(layer.index)
 
     def _run_experts(self, index: int, report: Progress) -> ExpertsResult | None:
         """Calibrate a layer's experts and add what they give to the next layer's hidden states."""
@@ -196,18 +202,24 @@ class Collector:
         return {f"{HEAD}.activation_scale": np.array([self._head.step(hidden, len(self._samples), kind)], np.float32)}
 
     def _output_error(
-        self, layer: LayerGraph, choices: list[TapChoice], result: LayerResult, experts: ExpertsResult | None
+        self,
+        layer: LayerGraph,
+        choices: list[TapChoice],
+        result: LayerResult,
+        heads: HeadsResult,
+        experts: ExpertsResult | None,
     ) -> float:
         """Squared error of the layer's contribution to the residual stream, as a share of that contribution.
 
         Rounded experts are judged on the inputs that they have without rounding before them.
         """
-        session = rounded_layer(self._runner, layer, choices, result)
+        session = rounded_layer(self._runner, layer, choices, result, heads.steps)
+        weights = {**result.weights, **heads.weights}
         errors, length = [], len(self._samples[0])
         pairs = zip(range(JUDGED_SAMPLES), self._hidden(layer.index), self._hidden(layer.index + 1), strict=False)
         for number, hidden_1SC, exact_1SC in pairs:
             added = None if experts is None else experts.found[None, number * length : (number + 1) * length]
-            (found,) = session.run(None, self._feed(layer, number, hidden_1SC, result.weights, added))
+            (found,) = session.run(None, self._feed(layer, number, hidden_1SC, weights, added))
             errors.append(relative_error(exact_1SC - hidden_1SC, found - hidden_1SC))
         return float(np.mean(errors))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -100,15 +100,27 @@ def choose_step(
     if not pairs:
         return choice
     exact_TK = rows_TK / choice.smoothing.factors
-    outputs = [exact_TK @ rows.T for rows, _ in pairs]
+    outputs = [exact_TK @ rows_NK.T for rows_NK, _ in pairs]
+
+    def error(step: float) -> float:
+        seen_TK = rounded_input(rows_TK, replace(choice, step=step).input, pairs[0][1])
+        errors = [relative_error(out, seen_TK @ rows.T) for out, (rows, _) in zip(outputs, pairs, strict=True)]
+        return float(np.mean(errors))
+
+    step, found = best_step(observer, kind, error)
+    return replace(choice, step=step, observer=found.value)
+
+
+def best_step(
+    observer: Observer, kind: ObserverKind | None, error: Callable[[float], float]
+) -> tuple[float, ObserverKind]:
+    """The step of the asked kind, or of the kind with the least `error(step)`, and its kind."""
     found = []
     for candidate in ObserverKind if kind is None else (kind,):
         step = observer.scale(candidate) or float(np.finfo(np.float32).tiny)
-        tried = replace(choice, step=step, observer=candidate.value)
-        seen_TK = rounded_input(rows_TK, tried.input, pairs[0][1])
-        errors = [relative_error(out, seen_TK @ rows.T) for out, (rows, _) in zip(outputs, pairs, strict=True)]
-        found.append((float(np.mean(errors)), tried))
-    return min(found, key=lambda pair: pair[0])[1]
+        found.append((error(step), step, candidate))
+    _, step, candidate = min(found, key=lambda entry: entry[0])
+    return step, candidate
 
 
 def fold(tensors: dict[str, np.ndarray], choices: list[TapChoice]) -> None:

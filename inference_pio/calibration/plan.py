@@ -21,6 +21,7 @@ from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.graphs.architectures import build_graphs, declare_cut, read_decoder
 from inference_pio.graphs.formats import Activations, WeightFormat
+from inference_pio.graphs.rewrites.static_head_products import fits_groups
 from inference_pio.graphs.source import WeightSource
 from inference_pio.graphs.spec import DecoderSpec
 from inference_pio.graphs.targets import find_pair
@@ -65,6 +66,16 @@ class CalibrationPlan:
         """Whether any input has a step that is fixed beforehand."""
         return is_static(self.recipe)
 
+    @property
+    def static_head(self) -> bool:
+        """Whether the head has a static input."""
+        return self.recipe.calibrated and self.recipe.edges.activations is Activations.STATIC
+
+    @property
+    def static_head_products(self) -> bool:
+        """Whether products with a weight by head have one: where a target has no blocks, and if the sizes fit."""
+        return self.static_head and fits_groups(self.spec)
+
     def build(self, checkpoint: Checkpoint) -> dict[str, ir.Model]:
         """The canonical graphs with lazy weights, by role."""
         source = WeightSource(checkpoint)
@@ -74,7 +85,8 @@ class CalibrationPlan:
     def expected_memory(self) -> int:
         """Expected peak of resident memory in bytes."""
         options, spec = self.options, self.spec
-        kept = 4 * (spec.heads * spec.head_dim + 3 * spec.hidden_size + spec.intermediate_size) * 600
+        by_head = spec.heads * (spec.mla.nope_dim + spec.mla.kv_rank) if spec.mla and self.static_head_products else 0
+        kept = 4 * (spec.heads * spec.head_dim + 3 * spec.hidden_size + spec.intermediate_size + by_head) * 600
         activations = 4 * options.length * (6 * spec.hidden_size + 4 * spec.intermediate_size)
         attention = 4 * spec.heads * options.length**2
         gram = self.widest_gram**2 * (24 if self.widest_gram <= 4096 else 12)

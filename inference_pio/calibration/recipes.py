@@ -55,8 +55,9 @@ class Recipe:
         return {"layers": str(self.layers), "edges": str(self.edges), "overrides": overrides}
 
     def with_exceptions(self, tensors: tuple[str, ...]) -> Recipe:
-        """The same recipe with `tensors` kept in float32."""
-        return replace(self, overrides=(*((tensor, FP32) for tensor in tensors), *self.overrides))
+        """The same recipe with `tensors` kept in what it computes in."""
+        kept = {"float32": FP32, "float16": FP16, "bfloat16": BF16}[self.compute]
+        return replace(self, overrides=(*((tensor, kept) for tensor in tensors), *self.overrides))
 
     def with_block_size(self, block_size: int) -> Recipe:
         """The same recipe with another block size for the layers, and for edges of the same width.
@@ -98,7 +99,7 @@ RECIPES = {
 SUPPORTED = {
     "ort-cpu": tuple(name for name in RECIPES if name != "bf16"),
     "tensorrt/trt85": ("fp32", "w8a8-static"),
-    "tensorrt/modern": ("fp32", "w8a8-static"),
+    "tensorrt/modern": ("fp32", "fp16", "w8a8-static"),
     "ort-cuda/sm61": ("fp32", "int4", "int4-calibrated", "w8a8", "w8a8-static"),
     "ort-cuda/modern": ("fp32", "fp16", "bf16", "int8", "int4", "int8-calibrated", "int4-calibrated"),
 }
@@ -118,7 +119,10 @@ EXACT_BLOCKS = ("ort-cuda/sm61", "ort-cuda/modern")
 """Targets whose blockwise products leave activations as they are."""
 INTEGER_EDGES = ("ort-cuda/sm61",)
 """Targets whose blockwise kernels have no 8 bits: token table and head are int8 by rows instead."""
-HALF_COMPUTE = {"ort-cuda/modern": {"fp32": "float32", "bf16": "bfloat16"}}
+HALF_COMPUTE = {
+    "ort-cuda/modern": {"fp32": "float32", "bf16": "bfloat16"},
+    "tensorrt/modern": {"fp32": "float32"},
+}
 """Targets that compute in float16, and their recipes that do not."""
 
 

@@ -1,9 +1,10 @@
 """A finished calibration: a folder with `calibration.json` and one safetensors file per layer.
 
 Arrays of a layer's file: `T.codes` and `T.scales` (a linear weight T, rounded), `T.exact_columns` and
-`T.exact_weights`, `T.activation_scale`; `T` alone (float32, a tensor that took in smoothing); `cache.N.key` and
-`cache.N.value` (float32 [kv_heads, head_dim], steps of layer N's int8 cache). The last layer's file may hold
-`head.activation_scale`, the step of a static head's input.
+`T.exact_weights`, `T.activation_scale`; the last alone for a part of a tensor, `T[part]`, that is multiplied by head;
+`T` alone (float32, a tensor that took in smoothing); `cache.N.key` and `cache.N.value` (float32 [kv_heads, head_dim],
+steps of layer N's int8 cache). The last layer's file may hold `head.activation_scale`, the step of a static head's
+input.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ HEAD = "head"
 """What the step of a static head's input is called by, since a tied head has no tensor."""
 TOWER_FILE = "vision.safetensors"
 """Among the layers' files: `T.activation_scale` of the vision tower, where the recipe has static scales."""
-VERSION = 2
+VERSION = 3
 
 
 class Calibration:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,26 +15,35 @@ from inference_pio.calibration.products import exact_columns
 from inference_pio.graphs.formats import Activations, WeightFormat
 
 
-def rounded_layer(runner: Runner, layer: LayerGraph, choices: list[TapChoice], result: LayerResult) -> Any:
-    """A session as `Runner.session` gives, for `LayerResult.weights`, with the inputs of linear layers rounded."""
+def rounded_layer(
+    runner: Runner, layer: LayerGraph, choices: list[TapChoice], result: LayerResult, steps: Mapping[str, float]
+) -> Any:
+    """A session as `Runner.session` gives, for rounded weights, with the inputs of linear layers rounded.
+
+    `steps` are those of products by head, by the names of their weights.
+    """
     model = runner.model(layer, [])
-    readers = _linear_nodes(model.graph, {name: f for name, f in result.formats.items() if f.quantized})
+    readers = _products(model.graph, [name for name, chosen in result.formats.items() if chosen.quantized])
     by_tensor = {name: choice for choice in choices for name in choice.tap.linears}
     for name, node in readers.items():
         x = node.inputs[0]
         assert x is not None
         rounded = _round(model.graph, node, x, by_tensor[name], result.formats[name])
         node.replace_input_with(0, rounded)
+    for name, node in _products(model.graph, steps).items():
+        assert node.inputs[0] is not None
+        node.replace_input_with(0, _round_fixed(_Adder(model.graph, node), node.inputs[0], steps[name]))
     return runner.open(model)
 
 
-def _linear_nodes(graph: ir.Graph, formats: dict[str, WeightFormat]) -> dict[str, ir.Node]:
-    """The MatMul that multiplies by each tensor."""
+def _products(graph: ir.Graph, weights: Iterable[str]) -> dict[str, ir.Node]:
+    """The MatMul that multiplies by each weight, as it stands or transposed."""
     found = {}
-    plain = {_plain(name): name for name in formats}
+    plain = {_plain(name): name for name in weights}
     for node in graph:
-        transpose = node.inputs[1].producer() if node.op_type == "MatMul" and node.inputs[1] is not None else None
-        weight = transpose.inputs[0] if transpose is not None and transpose.op_type == "Transpose" else None
+        weight = node.inputs[1] if node.op_type == "MatMul" else None
+        transpose = None if weight is None else weight.producer()
+        weight = transpose.inputs[0] if transpose is not None and transpose.op_type == "Transpose" else weight
         if weight is not None and str(weight.name) in plain:
             found[plain[str(weight.name)]] = node
     return found
@@ -54,9 +64,8 @@ def _round(graph: ir.Graph, before: ir.Node, x: ir.Value, choice: TapChoice, cho
     mask[list(exact)] = 0
     inner = add("Mul", x, add.constant(mask)) if exact else x
     if chosen.activations is Activations.STATIC:
-        step = add.constant(np.float32(choice.step))
-        low, high = add.constant(np.float32(-128)), add.constant(np.float32(127))
-        rounded = add("Mul", add("Clip", add("Round", add("Div", inner, step)), low, high), step)
+        assert choice.step is not None
+        rounded = _round_fixed(add, inner, choice.step)
     else:
         block = columns if chosen.integer_product else chosen.block(columns)
         if columns % block:
@@ -68,6 +77,12 @@ def _round(graph: ir.Graph, before: ir.Node, x: ir.Value, choice: TapChoice, cho
         rounded = add("Mul", levels, add("Div", largest, add.constant(np.float32(127))))
         rounded = add("Reshape", rounded, add.constant(np.array([1, -1, columns])))
     return add("Add", rounded, add("Mul", x, add.constant(1 - mask))) if exact else rounded
+
+
+def _round_fixed(add: _Adder, x: ir.Value, step: float) -> ir.Value:
+    size = add.constant(np.float32(step))
+    low, high = add.constant(np.float32(-128)), add.constant(np.float32(127))
+    return add("Mul", add("Clip", add("Round", add("Div", x, size)), low, high), size)
 
 
 class _Adder:

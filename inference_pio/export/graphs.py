@@ -16,6 +16,8 @@ from inference_pio.graphs.source import WeightSource
 from inference_pio.graphs.table import FILE, Table, find_table, table_rows
 from inference_pio.graphs.targets.target import RewriteReport
 
+TABLE_DTYPES = {ir.DataType.FLOAT: "float32", ir.DataType.FLOAT16: "float16", ir.DataType.INT8: "int8"}
+
 
 @dataclass(frozen=True)
 class Graphs:
@@ -54,7 +56,7 @@ class Graphs:
             offset=values.offset or 0,
             rows=rows,
             columns=columns,
-            dtype="float32" if scales is None else "int8",
+            dtype=TABLE_DTYPES[values.dtype],
             scales_offset=scales.offset if isinstance(scales, ir.ExternalTensor) else None,
         )
 

@@ -105,7 +105,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions, calibration: Cal
     architecture, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)
     check_tokenizer(checkpoint, spec.vocab_size)
     check_preprocessors(checkpoint, spec.vision)
-    context = check_context_length(spec, options.context_length)
+    context = check_context_length(spec, options.context_length, target.default_context)
     threads = os.cpu_count() or 1 if options.threads is None else options.threads
     if threads < 1:
         raise BadInputError(f"--threads must be at least 1, not {threads}")
@@ -170,10 +170,13 @@ def _check_overrides(recipe: Recipe, checkpoint: Checkpoint) -> None:
             )
 
 
-def check_context_length(spec: DecoderSpec, asked: int | None) -> int:
-    """The context asked for, by default the model's own; raises BadInputError for one that the model lacks."""
+def check_context_length(spec: DecoderSpec, asked: int | None, default: int | None = None) -> int:
+    """The context asked for, by default the target's or the model's own.
+
+    Raises BadInputError for one that the model lacks.
+    """
     if asked is None:
-        return spec.context_length
+        return min(spec.context_length, default or spec.context_length)
     if not 1 <= asked <= spec.context_length:
         raise BadInputError(
             f"--context-length {asked} is outside 1 to {spec.context_length}, the positions the model was made for"

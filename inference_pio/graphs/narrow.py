@@ -29,11 +29,15 @@ class Narrowed:
     def _piece(self, work: Callable[[], Piece]) -> Piece:
         piece = work()
         data = self._rounded(piece.data) if self.main else piece.data
-        return Piece(data, bytes(self._rounded(piece.side)) if piece.side else b"")
+        return Piece(data, bytes(self._rounded(piece.side, scales=True)) if piece.side else b"")
 
-    def _rounded(self, data: bytes | memoryview) -> memoryview:
+    def _rounded(self, data: bytes | memoryview, scales: bool = False) -> memoryview:
+        values = np.frombuffer(data, np.float32)
         with np.errstate(over="ignore"):
-            rounded = np.frombuffer(data, np.float32).astype(self.dtype.numpy())
+            rounded = values.astype(self.dtype.numpy())
+        if scales:  # one of zero is no scale
+            lost = (rounded == 0) & (values != 0)
+            rounded[lost] = np.nextafter(rounded[lost], np.sign(values[lost]).astype(rounded.dtype))
         if not np.isfinite(rounded.astype(np.float32)).all():
             raise BadInputError(
                 f"'{self.label}' has values beyond the range of {self.dtype.name.lower()}: export with --precision "

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from inference_pio.graphs.builder import GraphBuilder
+from inference_pio.graphs.formats import FP16
 from inference_pio.graphs.integers import IntegerRows
+from inference_pio.graphs.narrow import Narrowed
 from inference_pio.graphs.parts import Part
 from inference_pio.graphs.rewrites.rewrite import LoweringContext
 from inference_pio.graphs.rewrites.static_products import is_static
-from inference_pio.graphs.weights import Recipe, Rows, StoreRows, recipe_of, stored_rows
+from inference_pio.graphs.weights import Job, Recipe, Rows, StoreRows, recipe_of, stored_rows
 
 FILE = "embedding.data"
 
@@ -37,13 +39,15 @@ def find_table(rows: Rows, parts: list[Part], context: LoweringContext) -> Table
     Raises BadInputError for a format that it cannot have.
     """
     quantized = is_static(rows, context)
-    job = IntegerRows(rows) if quantized else StoreRows(rows)
+    dtype = ir.DataType.INT8 if quantized else ir.DataType.FLOAT
+    job: Job = IntegerRows(rows) if quantized else StoreRows(rows)
+    if context.format_of(rows.parts[0][0]) == FP16:
+        dtype, job = ir.DataType.FLOAT16, Narrowed(job, ir.DataType.FLOAT16, main=True, label=rows.label)
     for part in parts:
         found = [v for v in part.model.graph.initializers.values() if (r := recipe_of(v)) is not None and r.job == job]
         if part.role == "head" and found:
             return _table(rows, found, None)
     b = GraphBuilder(ir.Graph([], [], nodes=[], name="table"))
-    dtype = ir.DataType.INT8 if quantized else ir.DataType.FLOAT
     made = [b.lazy("values", dtype, rows.shape, Recipe(job, sources=rows.parts))]
     if quantized:
         made.append(b.lazy("scales", ir.DataType.FLOAT, (rows.count,), Recipe(job, side=True)))

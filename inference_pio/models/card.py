@@ -7,7 +7,7 @@ from datetime import datetime
 
 from inference_pio.models.interface import PluginType
 from inference_pio.runtime.config import DEFAULT_PREFIX_CACHE_BYTES
-from inference_pio.runtime.engine import PROCESS_BYTES
+from inference_pio.runtime.open_artifact import PROCESS_BYTES
 
 ESTIMATED_TOKENS = 4096
 """Of context, in memory needs."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 from inference_pio.runtime.detokenizer import StreamDecoder
-from inference_pio.runtime.generation import Step
+from inference_pio.runtime.generation import Step, decode, prefill
+from inference_pio.runtime.open_artifact import OpenArtifact
 from inference_pio.runtime.request import Request
 from inference_pio.runtime.result import Delta, FinishReason, Result, Timings, TokenLogprob, Usage, rate
+from inference_pio.runtime.sampler import Sampler
 from inference_pio.runtime.tokenizer import Tokenizer
 
 
@@ -71,3 +74,23 @@ class Answer:
         result = Result(text, tuple(self._tokens), self._finish, usage, timings, logprobs)
         tokens = (step.token,) if step else ()
         return Delta(piece + rest, tokens, (step.logprob,) if step and step.logprob else None, self._finish, result)
+
+
+def answer_deltas(request: Request, opened: OpenArtifact) -> Iterator[Delta]:
+    """Run a request: a delta per token, the last one with the result. Its sequence goes back however it ends."""
+    answer, vocab_size = Answer(request, opened.tokenizer), opened.vocab_size
+    turn = opened.sequences.turn
+    with opened.sequences.use() as sequence:
+        answer.start()
+        sampler = Sampler(request.sampling, vocab_size, request.prompt_ids, request.index)
+        scores, cached = prefill(sequence, request, sampler, opened.prefix_cache, turn)
+        answer.prompt_done(cached)
+        run_before = sequence.run_seconds
+        steps = () if scores is None else decode(sequence, scores, request, sampler, turn)
+        for step in steps:
+            delta = answer.add(step)
+            if delta is None:
+                break
+            yield delta
+        run_seconds = sequence.run_seconds - run_before
+    yield answer.finish(run_seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ class EngineConfig:
     max_image_tokens: int | None = None
     image_cache_bytes: int = DEFAULT_IMAGE_CACHE_BYTES
     map_weights: MapWeights | str = MapWeights.AUTO
-    cache_dir: Path | None = None
+    cache_dir: str | os.PathLike[str] | None = None
     allow_failed: bool = False
 
     def __post_init__(self) -> None:
@@ -76,6 +77,8 @@ class EngineConfig:
             raise BadInputError(f"device {self.device!r} is not known: use auto, cpu, cuda or cuda:N")
         if self.map_weights == MapWeights.ON and self.device.startswith("cuda"):
             raise BadInputError("map_weights is for the CPU: leave it out, or open the artifact with device 'cpu'")
+        if self.cache_dir is not None and not isinstance(self.cache_dir, (str, os.PathLike)):
+            raise BadInputError(f"cache_dir must be the path of a folder, not {self.cache_dir!r}")
         for name, kind in (("verify_hashes", VerifyHashes), ("map_weights", MapWeights)):
             try:
                 object.__setattr__(self, name, kind(getattr(self, name)))
@@ -91,4 +94,4 @@ class EngineConfig:
     @property
     def cache(self) -> Path:
         """The folder of stamps and derived files."""
-        return self.cache_dir or Path.home() / ".cache" / "inference-pio"
+        return Path.home() / ".cache" / "inference-pio" if self.cache_dir is None else Path(self.cache_dir)

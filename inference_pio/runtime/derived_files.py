@@ -42,7 +42,14 @@ def check_private(*folders: Path) -> None:
 
 def drop_old(root: Path, mark: str, kept: int) -> None:
     """Remove the folders in `root` but the `kept` ones whose file `mark` was touched last."""
-    made = [path.parent for path in root.glob(f"*/{mark}")]
-    made.sort(key=lambda folder: (folder / mark).stat().st_mtime_ns, reverse=True)
+    made = sorted(root.glob(f"*/{mark}"), key=_touched, reverse=True)
     for old in made[kept:]:
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def _touched(file: Path) -> int:
+    """When a file was touched, in nanoseconds; 0 when another process has just removed it."""
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0

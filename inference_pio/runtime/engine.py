@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -13,89 +12,31 @@ from typing import Any
 
 import numpy as np
 
-from inference_pio.artifact.bundle import Artifact
-from inference_pio.artifact.hashing import StampCache
-from inference_pio.artifact.jsonfile import read_json_object
-from inference_pio.artifact.manifest import Manifest
 from inference_pio.errors import BadInputError
-from inference_pio.runtime.answer import Answer
-from inference_pio.runtime.backends.choose import open_backend
-from inference_pio.runtime.backends.device_memory import DeviceMemory
-from inference_pio.runtime.config import EngineConfig, MapWeights, VerifyHashes
-from inference_pio.runtime.cpu import check_cpu_class, physical_cores
-from inference_pio.runtime.device import choose_memory
-from inference_pio.runtime.generation import CHUNK_TOKENS, decode, prefill
+from inference_pio.runtime.answer import answer_deltas
+from inference_pio.runtime.config import EngineConfig
 from inference_pio.runtime.inputs import checked_ids, split_prompts
-from inference_pio.runtime.mapped.choice import mapped_graph
-from inference_pio.runtime.memory import MemoryBudget
-from inference_pio.runtime.prefix_cache import NullPrefixCache, PrefixCache, RadixPrefixCache
+from inference_pio.runtime.open_artifact import OpenArtifact, open_artifact
 from inference_pio.runtime.prompts import Prepared, PromptReader, checked_images
 from inference_pio.runtime.request import Request
 from inference_pio.runtime.result import Delta, Result, last_result
-from inference_pio.runtime.sampler import Sampler
 from inference_pio.runtime.sampling_params import SamplingParams
-from inference_pio.runtime.sequences import Sequences
 from inference_pio.runtime.teacher_forcing import TeacherForcing
-from inference_pio.runtime.tokenizer import Tokenizer
-from inference_pio.runtime.vision.input import VisionInput
-
-PROCESS_BYTES = 150 << 20
-"""Interpreter, libraries and activations, counted against `max_memory`."""
-
-MAPPED_SHARE = 0.1
-"""Of weights that are mapped, what may be in memory for good: one of them while it is packed, and small tensors."""
 
 ENDING_TOKENS = 16
 """Of a chat's prompt, in which it shows whether the reasoning was opened."""
-
-FILES_READ = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "preprocessor_config.json",
-    "video_preprocessor_config.json",
-)
-"""Files that the engine reads by name, besides the graphs."""
 
 
 class Engine:
     """An open artifact. Use it as a context manager or call `close`."""
 
-    def __init__(
-        self, artifact: Artifact, config: EngineConfig, mapped: Path | None = None, memory: DeviceMemory | None = None
-    ) -> None:
-        """`mapped` is the prepacked form of the artifact's graph, where its weights stay on disk.
-
-        `memory` is where cache and logits live, None for a graph made for CPUs.
-        """
-        self.manifest: Manifest = artifact.manifest
-        self.path = artifact.path
-        artifact.refuse_unlisted(FILES_READ)
-        self.context_length = min(self.manifest.model.context_length, config.max_context or 1 << 62)
-        self.tokenizer = Tokenizer.load(artifact.path)
-        self._generation_config = read_json_object(artifact.file("generation_config.json"))
-        self._budget = MemoryBudget(config.max_memory)
-        weights = self.manifest.memory.weight_bytes
-        kept = weights if mapped is None else int(MAPPED_SHARE * weights)
-        self._budget.take(kept + PROCESS_BYTES, "loading the weights")
-        self._budget.take(config.prefix_cache_bytes, "the prefix cache")
-        self.prefix_cache: PrefixCache = (
-            RadixPrefixCache(CHUNK_TOKENS, config.prefix_cache_bytes)
-            if config.prefix_cache_bytes
-            else NullPrefixCache()
-        )
-        threads = config.threads or physical_cores()
-        self._sequences = Sequences(
-            open_backend(artifact.path, self.manifest, config, threads, self._budget, mapped, memory)
-        )
-        self.vision: VisionInput | None = None
+    def __init__(self, opened: OpenArtifact) -> None:
+        """`open` makes one from the path of an artifact."""
+        self._opened, self._sequences, self._vocab_size = opened, opened.sequences, opened.vocab_size
+        self.path, self.manifest, self.tokenizer = opened.path, opened.manifest, opened.tokenizer
+        self.prefix_cache, self.context_length = opened.prefix_cache, opened.context_length
+        self.vision = opened.vision
         """What prepares images, where the model takes any."""
-        if self.manifest.vision is not None:
-            self._budget.take(config.image_cache_bytes, "the cache of image features")
-            self.vision = VisionInput(
-                artifact, self.manifest.vision, self.tokenizer, threads, self._budget, config, memory
-            )
         self._prompts = PromptReader(self.path, self.tokenizer, self.vision, self._vocab_size)
         self._forcing = TeacherForcing(self._prompts, self._sequences, self._vocab_size, self.context_length)
 
@@ -108,26 +49,7 @@ class Engine:
         software, or failed its verification (unless `allow_failed`); ResourceLimitError when `max_memory` is too
         small for it.
         """
-        config = config or EngineConfig()
-        artifact = Artifact.open(Path(path))
-        accuracy = artifact.manifest.accuracy
-        if accuracy is not None and not accuracy.passed and not config.allow_failed:
-            raise BadInputError(
-                f"{path} failed its accuracy gate {accuracy.gate} when it was exported: export it with another "
-                "recipe, or open it with allow_failed=True"
-            )
-        check_cpu_class(artifact.manifest.requires.cpu_classes)
-        cache_dir = config.cache
-        stamps = StampCache(cache_dir) if config.verify_hashes is VerifyHashes.FIRST_OPEN else None
-        memory = choose_memory(artifact.manifest, config)
-        if memory is not None and config.map_weights is MapWeights.ON:
-            raise BadInputError(f"{path} was exported for GPUs, and its weights are loaded: leave map_weights out")
-        mapped = mapped_graph(artifact, config, cache_dir, stamps) if memory is None else None
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            hashed = pool.submit(artifact.check_large_files, stamps)
-            engine = cls(artifact, config, mapped, memory)
-            hashed.result()
-        return engine
+        return cls(open_artifact(Path(path), config or EngineConfig()))
 
     def generate(
         self,
@@ -249,11 +171,7 @@ class Engine:
 
         So do requests that are running in other threads, at their next step.
         """
-        self._sequences.close()
-        with self._sequences.lock:
-            self.prefix_cache.clear()
-        if self.vision is not None:
-            self.vision.close()
+        self._opened.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -263,32 +181,11 @@ class Engine:
     ) -> None:
         self.close()
 
-    @property
-    def _vocab_size(self) -> int:
-        return self.manifest.model.vocab_size
-
     def _request(self, prepared: Prepared, params: SamplingParams, index: int, cancel: Event | None) -> Request:
         ids, images = checked_ids(prepared[0], self._vocab_size, self.context_length), prepared[1]
-        sampling = params.resolve(self._generation_config, self.context_length - len(ids))
+        sampling = params.resolve(self._opened.generation_config, self.context_length - len(ids))
         return Request(ids, sampling, index, cancel or Event(), images)
 
     def _run(self, request: Request) -> Iterator[Delta]:
         self._sequences.check_open()
-        return self._deltas(request)
-
-    def _deltas(self, request: Request) -> Iterator[Delta]:
-        answer = Answer(request, self.tokenizer)
-        with self._sequences.use() as sequence:
-            answer.start()
-            sampler = Sampler(request.sampling, self._vocab_size, request.prompt_ids, request.index)
-            scores, cached = prefill(sequence, request, sampler, self.prefix_cache, self._sequences.turn)
-            answer.prompt_done(cached)
-            run_before = sequence.run_seconds
-            steps = () if scores is None else decode(sequence, scores, request, sampler, self._sequences.turn)
-            for step in steps:
-                delta = answer.add(step)
-                if delta is None:
-                    break
-                yield delta
-            run_seconds = sequence.run_seconds - run_before
-        yield answer.finish(run_seconds)
+        return answer_deltas(request, self._opened)

@@ -7,7 +7,6 @@ that a cold run makes after the cached part, and gives the same tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +16,10 @@ from inference_pio.runtime.prefix_cache import PrefixCache
 from inference_pio.runtime.request import Request
 from inference_pio.runtime.result import FinishReason, TokenLogprob
 from inference_pio.runtime.sampler import Sampler, token_logprobs
+from inference_pio.runtime.sequences import Turn
 
 CHUNK_TOKENS = 128
 """Tokens of a prefill chunk and of a block of the prefix cache."""
-
-Turn = AbstractContextManager[object]
-"""Held during one step of the model, so that threads take turns."""
 
 
 @dataclass(frozen=True)

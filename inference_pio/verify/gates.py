@@ -30,6 +30,7 @@ class ExcessLimits:
     max_logit_difference: float
     kl_mean: float
     twin_factor: float
+    disturbance: float
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,8 @@ class Gate:
         allowance: dict[str, float] | None = _data()["compute"].get(dtype)
         if allowance is None:
             return self
-        floor, least = self.excess.floor + allowance["floor"], max(self.excess.kl_mean, allowance["kl_mean"])
-        return replace(self, excess=replace(self.excess, floor=floor, kl_mean=least))
+        limits = {name: max(getattr(self.excess, name), allowance[name]) for name in ("kl_mean", "disturbance")}
+        return replace(self, excess=replace(self.excess, floor=self.excess.floor + allowance["floor"], **limits))
 
     def check(self, metrics: Metrics, excess: Excess | None = None) -> GateResult:
         """Judge metrics, and the artifact beside its simulation where there is one."""
@@ -133,6 +134,7 @@ class Gate:
 
     def _check_excess(self, metrics: Metrics, excess: Excess) -> list[Check]:
         allowed = self.excess.factor * excess.simulation_kl_mean + self.excess.floor
+        allowed = max(allowed, self.excess.twin_factor * (excess.twin_kl_mean or 0.0))
         checks = [_upper("kl_mean against simulation", metrics.kl_mean, allowed)]
         if excess.twin_kl_mean is not None:
             limit = max(self.excess.kl_mean, self.excess.twin_factor * excess.twin_kl_mean)

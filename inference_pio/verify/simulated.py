@@ -41,7 +41,7 @@ def simulate(
     if rounded.rounds_activations:
         some = windows.first(twin_positions(windows.positions, windows.window))
         twin = scratch.open(some.positions)
-        write(TwinWeights(rounded), some, twin, "twin")
+        write(TwinWeights(rounded, gate.excess.disturbance), some, twin, "twin")
         apart = compare_windows(against_logits(simulation.read), twin, some, options)
     return Simulated.judge(noise, agreement, apart, gate.clear_gap)
 

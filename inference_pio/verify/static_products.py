@@ -2,10 +2,12 @@
 
 The weight is an int8 initializer behind a DequantizeLinear, [K, N] with a scale per column for MatMul, [N, K, 1, 1]
 with one per row for Conv; the activation passes a QuantizeLinear with one step. Columns whose codes are zero come back
-through a float product of gathered columns that is added.
+through a float product of gathered columns that is added. Casts may stand between float16 and float32.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -43,15 +45,30 @@ def read_static_product(dequantize: ir.Node) -> IntegerProduct:
 
 
 def _exact(product: ir.Node) -> tuple[tuple[int, ...], ir.TensorProtocol | None]:
-    """The columns that are multiplied in float32 and their weights [E, N]; none where nothing is added."""
-    for node, _ in product.outputs[0].uses():
+    """The columns that are multiplied as floats and their weights [E, N]; none where nothing is added."""
+    for node in _readers(product.outputs[0]):
         for value in node.inputs if node.op_type == "Add" else ():
-            other = _producer(value, "MatMul")
-            gather = None if other is None else _producer(other.inputs[0], "Gather")
+            other = _producer(_before_casts(value), "MatMul")
+            gather = None if other is None else _producer(_before_casts(other.inputs[0]), "Gather")
             indices = None if gather is None else _constant(gather.inputs[1])
             if other is not None and indices is not None:
-                return tuple(int(i) for i in indices.reshape(-1)), _tensor(other.inputs[1])
+                return tuple(int(i) for i in indices.reshape(-1)), _tensor(_before_casts(other.inputs[1]))
     return (), None
+
+
+def _readers(value: ir.Value) -> Iterator[ir.Node]:
+    """What reads a value, perhaps through a Cast."""
+    for node, _ in value.uses():
+        if node.op_type == "Cast":
+            yield from _readers(node.outputs[0])
+        else:
+            yield node
+
+
+def _before_casts(value: ir.Value | None) -> ir.Value | None:
+    while (cast := _producer(value, "Cast")) is not None:
+        value = cast.inputs[0]
+    return value
 
 
 def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:

@@ -11,12 +11,13 @@ from inference_pio.artifact.manifest import TableFacts
 from inference_pio.verify.stored_rows import StoredRows
 from inference_pio.verify.tensors import read_rows
 
+DTYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16, "int8": ir.DataType.INT8}
+
 
 def read_table(facts: TableFacts, folder: Path) -> StoredRows:
     """The table's rows as float32."""
     shape = (facts.rows, facts.columns)
-    dtype = ir.DataType.INT8 if facts.dtype == "int8" else ir.DataType.FLOAT
-    values = _tensor(facts.file, facts.offset, dtype, shape, folder)
+    values = _tensor(facts.file, facts.offset, DTYPES[facts.dtype], shape, folder)
     scales = None
     if facts.scales_offset is not None:
         scales = _tensor(facts.file, facts.scales_offset, ir.DataType.FLOAT, shape[:1], folder)

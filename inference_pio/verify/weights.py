@@ -52,16 +52,16 @@ class CacheSteps:
 
 
 class TwinWeights:
-    """The same weights but for a disturbance of embeddings, norms and biases by about one part in a million.
+    """The same weights but for a `disturbance` of embeddings, norms and biases, as a share of each value.
 
-    That is what another order of summation does to activations, in every layer anew. Where kernels round them, it
-    grows. Disturbed embeddings alone are too little: fixed steps round them away, and the residual stream drowns them.
+    That is what another order of summation does to activations, or their rounding to sixteen bits, in every layer anew.
+    Where kernels round them to eight bits, it grows. Disturbed embeddings alone are too little: fixed steps round them
+    away, and the residual stream drowns them.
     """
 
-    DISTURBANCE = np.float32(1e-6)
-
-    def __init__(self, weights: ModelWeights) -> None:
+    def __init__(self, weights: ModelWeights, disturbance: float) -> None:
         self._weights = weights
+        self._disturbance = np.float32(disturbance)
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         return self._weights.shape(name)
@@ -75,7 +75,7 @@ class TwinWeights:
 
     def _disturbed(self, values: np.ndarray, seed: int) -> np.ndarray:
         noise = np.random.default_rng(seed).standard_normal(values.shape, dtype=np.float32)
-        disturbed: np.ndarray = values * (1 + self.DISTURBANCE * noise)
+        disturbed: np.ndarray = values * (1 + self._disturbance * noise)
         return disturbed
 
     def input_rounding(self, name: str) -> InputRounding | None:

@@ -56,5 +56,8 @@ def _is_explicitly_quantized(artifact: Artifact) -> None:
         sides = [{made.get(name) for name in node.input} for node in products]
         assert all("DequantizeLinear" not in side or side == {"DequantizeLinear"} for side in sides)
         quantized = sum(side == {"DequantizeLinear"} for side in sides)
-        assert quantized == (1 if graph.role == "head" else sum("columns" in i.name for i in model.initializer))
+        assert quantized == sum(i.name.endswith((".columns", ".kernel")) for i in model.initializer)
+        assert all(
+            i.data_type == onnx.TensorProto.INT8 for i in model.initializer if "kv_b_proj" in i.name and i.dims[1:]
+        )
         assert quantized > 0

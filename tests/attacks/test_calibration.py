@@ -74,8 +74,9 @@ def test_the_good_one_is_good(checkpoint: Path, folder: Path):
         (b"{}", "another version"),
         (b'{"version": 1}', "another version"),
         (b'{"version": "2"}', "another version"),
-        (b'{"version": 2}', "no usable recipe, source, layers, files"),
-        (b'{"version": 2, "version": 2}', "twice"),
+        (b'{"version": 2}', "another version"),
+        (b'{"version": 3}', "no usable recipe, source, layers, files"),
+        (b'{"version": 3, "version": 3}', "twice"),
         (b'{"version": ' + b"[" * 100_000, "nested|not valid JSON"),
     ],
 )

@@ -66,7 +66,8 @@ def test_newer_versions_get_a_strongly_typed_network(monkeypatch, block_artifact
     assert gpu.strongly_typed == [True] * 3 and not any(config["int8"] for config in gpu.configs)
     assert all(config["preview"] is None for config in gpu.configs)
     decode = json.loads((Path(report.folder) / "block-00.engine").read_text())["profiles"][1]
-    assert [shape[2] for shape in decode["past_key_values.0.key"]] == [256, CONTEXT, CONTEXT]
+    assert [shape[2] for shape in decode["past_key_values.0.key"]] == [4096] * 3
+    assert [shape[3] for shape in decode["attention_bias"]] == [256, CONTEXT, CONTEXT]
     assert decode["write_indices"] == [[1]] * 3
 
 

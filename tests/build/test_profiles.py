@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from inference_pio.artifact.cache_rows import rounded_up
 from inference_pio.artifact.manifest import GraphFacts, TensorFacts
 from inference_pio.build.profiles import profiles
 from inference_pio.errors import BadInputError
-from inference_pio.runtime.backends.blocks import rounded_up
 
 
 def block(*inputs: TensorFacts) -> GraphFacts:

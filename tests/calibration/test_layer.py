@@ -228,7 +228,7 @@ def outputs(choices: list[TapChoice], result: LayerResult) -> tuple[np.ndarray, 
     hidden = np.random.default_rng(3).normal(size=(1, 20, 32)).astype(np.float32)
     shared = runner.shared_values(20)
     (exact,) = runner.session(LAYER, []).run(None, feed_of(LAYER, hidden, shared, WEIGHTS))
-    session = rounded_layer(runner, LAYER, choices, result)
+    session = rounded_layer(runner, LAYER, choices, result, {})
     (found,) = session.run(None, feed_of(LAYER, hidden, shared, result.weights))
     return exact - hidden, found - hidden
 

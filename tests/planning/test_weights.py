@@ -1,10 +1,13 @@
 """Sizes are those of the published models, and of what an export really writes."""
 
 import math
+import sys
+from pathlib import Path
 
 import pytest
 from random_shapes import published_config
 
+from inference_pio.artifact.bundle import Artifact
 from inference_pio.calibration.recipes import RECIPES, SUPPORTED, find_recipe
 from inference_pio.checkpoint.checkpoint import read_config
 from inference_pio.export.options import ExportOptions
@@ -14,6 +17,9 @@ from inference_pio.planning.plan import PlanOptions
 from inference_pio.planning.planner import make_plans
 from inference_pio.planning.weights import Part, Product, angle_bytes, layer_contexts, part_sizes, tensor_shapes
 from inference_pio.tiny import tiny_checkpoint
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from block_cases import LEAST, export_blocks
 
 
 def sizes_of(config, precision):
@@ -69,6 +75,16 @@ def test_a_plan_for_a_gpu_has_as_many_bytes_as_its_export(tmp_path, family, hard
     written = sum(entry.size for name, entry in files.items() if name.endswith(".data"))
     asked = PlanOptions(hardware, target="ort-cuda", precision=precision, context_length=1024)
     plan = make_plans(read_config(folder), "tiny", asked)[0]
+    planned = sum(place["bytes"] for place in plan.places if place["part"] != "cache")
+    assert written == pytest.approx(planned, rel=0.01)
+
+
+def test_a_plan_for_tensorrt_has_as_many_bytes_as_its_export(tmp_path):
+    """Latent attention too is int8 there."""
+    folder = tiny_checkpoint("glm4_moe_lite")
+    files = Artifact.open(export_blocks(folder, tmp_path / "out", "auto", **LEAST)).manifest.files
+    written = sum(entry.size for name, entry in files.items() if name.endswith(".data"))
+    plan = make_plans(read_config(folder), "tiny", PlanOptions("sm61", target="tensorrt"))[0]
     planned = sum(place["bytes"] for place in plan.places if place["part"] != "cache")
     assert written == pytest.approx(planned, rel=0.01)
 

@@ -41,6 +41,12 @@ def test_choices(name, value):
         EngineConfig(**{name: value})
 
 
+def test_a_cache_folder(tmp_path):
+    assert EngineConfig(cache_dir=str(tmp_path)).cache == EngineConfig(cache_dir=tmp_path).cache == tmp_path
+    with pytest.raises(BadInputError, match="cache_dir must be the path of a folder, not 7"):
+        EngineConfig(cache_dir=7)
+
+
 def test_devices():
     for device in ("auto", "cpu", "cuda", "cuda:1"):
         assert EngineConfig(device=device).device == device

@@ -1,6 +1,7 @@
 """Folders of derived files: nobody else writes there, and the oldest go."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +45,13 @@ def test_the_last_used_are_kept(tmp_path):
     (tmp_path / "other").mkdir()
     drop_old(tmp_path, "mark", 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "other"]
+
+
+def test_a_folder_that_another_process_removes_meanwhile(tmp_path, monkeypatch):
+    for name in ("old", "new"):
+        make_private(tmp_path / name)
+        (tmp_path / name / "mark").touch()
+    glob = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda root, pattern: [root / "gone" / "mark", *glob(root, pattern)])
+    drop_old(tmp_path, "mark", 1)
+    assert len(list(tmp_path.iterdir())) == 1

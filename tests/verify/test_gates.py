@@ -105,7 +105,9 @@ def test_sixteen_bits_may_be_further_from_a_simulation_in_float32() -> None:
     excess = Excess(0.0, 4e-5, 0.02, twin_kl_mean=1e-12)
     assert half.check(replace(PERFECT, kl_mean=9e-6), excess).passed
     assert not half.check(replace(PERFECT, kl_mean=2e-5), excess).passed
+    assert half.check(replace(PERFECT, kl_mean=2e-5), replace(excess, twin_kl_mean=1.5e-5)).passed
     assert not half.check(PERFECT, replace(excess, agreement_kl_mean=6e-5)).passed
+    assert gate.excess.disturbance < half.excess.disturbance < brain.excess.disturbance
     assert brain.check(replace(PERFECT, kl_mean=5e-4), replace(excess, agreement_kl_mean=5e-4)).passed
 
 

@@ -15,12 +15,14 @@ from inference_pio.export.options import ExportOptions
 from inference_pio.export.pipeline import export
 from inference_pio.runtime import Engine, EngineConfig
 from inference_pio.verify.latent_weights import join_heads
+from inference_pio.verify.original import rounded_weights
 from inference_pio.verify.reference import layers, write_logits
 from inference_pio.verify.scratch import LogitsFile
 from inference_pio.verify.simulation import ArtifactWeights
 from inference_pio.verify.stored_rows import StoredRows
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from block_cases import LEAST, export_blocks, open_chain
 from shapes import write_shape
 
 NAME = "model.layers.1.self_attn.kv_b_proj.weight"
@@ -53,7 +55,7 @@ def test_the_tensor_is_whole_again(checkpoint, artifact):
 
 def simulated(checkpoint: Path, artifact: Artifact, folder: Path) -> np.ndarray:
     sink = LogitsFile(folder, len(IDS), artifact.manifest.model.vocab_size)
-    write_logits(checkpoint, ArtifactWeights(artifact.file("model.onnx")), [IDS], sink)
+    write_logits(checkpoint, rounded_weights(artifact), [IDS], sink)
     return sink.read(0, len(IDS))
 
 
@@ -73,6 +75,24 @@ def test_the_simulation_is_what_the_artifact_computes(checkpoint, artifact, tmp_
     else:
         assert near == pytest.approx(far)
         assert near < 1e-5
+
+
+def test_the_simulation_of_a_grouped_convolution_is_what_blocks_compute(checkpoint, tmp_path, monkeypatch):
+    """Nothing else is rounded; and without the two roundings it would not be."""
+    recipe = tmp_path / "latents.json"
+    recipe.write_text('{"base": "w8a8-static", "overrides": {"*.kv_b_proj.weight": "w8a8-static", "*": "fp32"}}')
+    artifact = Artifact.open(export_blocks(checkpoint, tmp_path / "out", str(recipe), **LEAST))
+    weights = rounded_weights(artifact)
+    assert {name.split("[")[0] for name in weights.rounding} == {NAME.replace(".1.", f".{n}.") for n in range(3)}
+    with Checkpoint.open(checkpoint) as source:
+        exact = source.rows(NAME, 0, weights.shape(NAME)[0])
+    assert 1e-4 < np.abs(weights.rows(NAME, 0, len(exact)) - exact).max() < 3e-3
+    with open_chain(artifact.path) as engine:
+        found = engine.logits([int(token) for token in IDS])
+    near = np.abs(found - simulated(checkpoint, artifact, tmp_path)).mean()
+    monkeypatch.setattr(layers, "round_latents", lambda *_: None)
+    far = np.abs(found - simulated(checkpoint, artifact, tmp_path)).mean()
+    assert near < far / 4
 
 
 def test_other_tensors_stay_as_they_are():

@@ -28,7 +28,7 @@ def test_a_twin_differs_in_the_last_bits_of_embeddings_and_norms_alone(tiny: Pat
     ids = np.arange(2048)
     with Checkpoint.open(tiny) as checkpoint:
         weights = CheckpointWeights(checkpoint)
-        twin = TwinWeights(weights)
+        twin = TwinWeights(weights, 1e-6)
         exact, disturbed = weights.embedding_rows(TABLE, ids), twin.embedding_rows(TABLE, ids)
         assert disturbed.dtype == np.float32
         assert 1e-7 < np.abs(disturbed / exact - 1)[exact != 0].mean() < 2e-6

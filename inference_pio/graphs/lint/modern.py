@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from inference_pio.graphs.lint import common, quantization
 from inference_pio.graphs.lint.rule import Dialect, Objection, Rule
 from inference_pio.graphs.lint.scope import Scope, given
@@ -20,6 +22,15 @@ CONSTANT = {
     **{f"Reduce{name}": {1: "axes"} for name in REDUCTIONS},
 }
 MOST_SELECTED = 3840
+FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16")
+ARITHMETIC = "Add Sub Mul Div Pow Max Min Mean Sum PRelu Equal Greater GreaterOrEqual Less LessOrEqual"
+SAME_TYPE: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(f"{ARITHMETIC} MatMul Gemm Conv ConvTranspose Concat Where Einsum".split(), ()),
+    **dict.fromkeys(("RMSNormalization", "LayerNormalization", "RotaryEmbedding"), (0, 1, 2)),
+    "Attention": (0, 1, 2, 3),
+    "TensorScatter": (0, 1),
+}
+"""Operators whose operands of floats have one type, and which of their inputs these are (none named: all)."""
 
 
 def _attention(scope: Scope, node: Any) -> str | None:
@@ -36,7 +47,16 @@ def _attention(scope: Scope, node: Any) -> str | None:
 def _tensor_scatter(scope: Scope, node: Any) -> str | None:
     if any(common.rank_of(scope, node, index) not in (None, 4) for index in (0, 1)):
         return "takes a cache and an update of four dimensions: reshape them"
-    return None if scope.attribute(node, "axis", -2) == -2 else "writes along axis -2 only: transpose the cache"
+    if scope.attribute(node, "axis", -2) != -2:
+        return "writes along axis -2 only: transpose the cache"
+    if scope.producer(given(node, 0)) is not None or scope.is_constant(given(node, 0)):
+        return "takes an input of the graph as its cache: pass the cache in"
+    shape = scope.shape(given(node, 0))
+    if scope.main and shape is not None and shape[2:3] == (None,):
+        return "takes a cache whose length is fixed: give axis 2 a number, and read the rows in use with Slice"
+    if scope.main and not {value.name for value in scope.model.graph.output}.intersection(node.output):
+        return "gives an output of the graph, which shares the cache's memory: make its result one"
+    return None
 
 
 def _rotary(scope: Scope, node: Any) -> str | None:
@@ -62,6 +82,29 @@ def _top_k(scope: Scope, node: Any) -> str | None:
     return None
 
 
+def same_types(scope: Scope) -> Iterator[Objection]:
+    """Networks are strongly typed: nothing is cast in silence, and a table says which operands go together."""
+    for node in scope.nodes:
+        indices = SAME_TYPE.get(common.key(node), ())
+        operands = [name for index, name in enumerate(node.input) if name and (not indices or index in indices)]
+        found = {dtype for name in operands if (dtype := scope.dtype(name)) in FLOATS}
+        if common.key(node) in SAME_TYPE and len(found) > 1:
+            yield node, f"{node.op_type} of {' and '.join(sorted(found))}: cast to one of them"
+
+
+def scale_types(scope: Scope) -> Iterator[Objection]:
+    """A scale has the type of what is quantized, or of what comes back, and is positive."""
+    for node in quantization.pairs(scope):
+        scale, data = scope.dtype(node.input[1]), scope.dtype(node.input[0])
+        if node.op_type == quantization.QUANTIZE and None not in (scale, data) and scale != data:
+            yield node, f"rounds {data} with a scale of {scale}: give the scale that type"
+        values = scope.constant(node.input[1])
+        if values is not None and not np.all(values.astype(np.float64) > 0):
+            yield node, "has a scale that is not positive: calibrate again"
+        if node.op_type == quantization.DEQUANTIZE and scope.attribute(node, "output_dtype", 0):
+            yield node, "has output_dtype, which must be the type of the zero point: give the scale the type wanted"
+
+
 def blocks(scope: Scope) -> Iterator[Objection]:
     """Scales per block or per channel are for constants; activations have one scale."""
     for node in quantization.pairs(scope):
@@ -72,7 +115,10 @@ def blocks(scope: Scope) -> Iterator[Objection]:
 
 
 _OPERATORS = "onnx-tensorrt 10.15, docs/operators.md"
+_CACHE = "https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/operators/KVCacheUpdate.html"
 _TYPES = "https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/work-quantized-types.html"
+_STRONG = "https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/operators (T1, T2 of each operator)"
+_SCALES = "https://docs.nvidia.com/deeplearning/tensorrt/operators/docs/Quantize.html; QuantDequantLinearHelper"
 _PLACES = (
     "https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/quantized-types-explicit-quantization.html"
 )
@@ -85,17 +131,20 @@ DIALECT = Dialect(
         Rule("operator", _OPERATORS, common.known_operators(TYPES, "lower it to operators that TensorRT 10.15 has")),
         Rule("operand-type", _OPERATORS, common.operand_types(TYPES, {"DOUBLE": "FLOAT"}, "supported")),
         Rule("value-type", _OPERATORS, common.value_types(KNOWN_TYPES, "use another type")),
+        Rule("same-type", _STRONG, same_types),
         Rule("uint8", _OPERATORS, common.uint8_at_the_border),
         Rule("constant-input", _OPERATORS, common.constant_inputs(CONSTANT)),
         Rule("attention", _OPERATORS, common.each("Attention", _attention)),
-        Rule("tensor-scatter", _OPERATORS, common.each("TensorScatter", _tensor_scatter)),
+        Rule("tensor-scatter", f"{_OPERATORS}; {_CACHE}", common.each("TensorScatter", _tensor_scatter)),
         Rule("rotary-positions", _OPERATORS, common.each("RotaryEmbedding", _rotary)),
         Rule("layer-norm", _OPERATORS, common.each("LayerNormalization", _layer_norm)),
         Rule("scatter-reduction", _OPERATORS, common.each("ScatterND", _scatter)),
         Rule("top-k", _OPERATORS, common.each("TopK", _top_k)),
         Rule("external-data", _OPERATORS, common.external_data),
         Rule("zero-point", _OPERATORS, quantization.zero_points),
+        Rule("scale-type", _SCALES, scale_types),
         Rule("activation-scale", _TYPES, blocks),
         Rule("one-sided", _PLACES, quantization.both_inputs),
+        Rule("group-size", "NvInfer.h, IConvolutionLayer::setNbGroups", quantization.group_sizes),
     ),
 )

@@ -139,6 +139,17 @@ def static_channels(scope: Scope) -> Iterator[Objection]:
                 yield node, f"the channels of '{node.input[0]}' are a free dimension: fix it"
 
 
+def group_sizes(scope: Scope) -> Iterator[Objection]:
+    """The groups of an int8 convolution have a multiple of 4 channels on both sides."""
+    for node in scope.nodes:
+        groups = scope.attribute(node, "group", 1) if node.op_type == "Conv" and len(node.input) >= 2 else 1
+        shape = scope.shape(node.input[1]) if groups > 1 and dequantized(scope, node.input[0]) else None
+        if shape is not None and len(shape) > 1 and shape[0] is not None and shape[1] is not None:
+            outputs, inputs = shape[0] // groups, shape[1]
+            if outputs % 4 or inputs % 4:
+                yield node, f"its groups have {inputs} channels and give {outputs}: use multiples of 4, or float32"
+
+
 def float_regions(scope: Scope) -> Iterator[Objection]:
     """Dequantized activations go into products, or are moved about; norms, softmax and elementwise parts stay float."""
     fine = {*WEIGHTED, *MOVES_DATA}

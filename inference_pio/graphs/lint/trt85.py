@@ -127,6 +127,7 @@ DIALECT = Dialect(
         Rule("one-sided", "TensorRT issue 4322; 'Missing Dequantization layer - 2nd input'", quantization.both_inputs),
         Rule("weight-moved", "TensorRT issue 1604", quantization.weights_in_place),
         Rule("channels", "'Int8 formats require build-time constant for C dimension'", quantization.static_channels),
+        Rule("group-size", "NvInfer.h, IConvolutionLayer::setNbGroups", quantization.group_sizes),
         Rule("float-region", "'I/O tensors for Myelin graph should not be of INT8 type'", quantization.float_regions),
     ),
 )

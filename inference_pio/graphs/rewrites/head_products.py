@@ -88,6 +88,17 @@ def head_rows(rows: Rows, head: int, transposed: bool) -> Rows:
     return Rows(((f"{name[:-1]}.{head}]", count),), (columns,), partial(_read_head, rows, head, transposed))
 
 
+def rows_by_head(rows: Rows, transposed: bool) -> Rows:
+    """The weights of all heads below each other, [H * N, K], each with the name that `head_rows` gives it."""
+    heads = [head_rows(rows, head, transposed) for head in range(rows.count)]
+    readers = {head.label: head.read_rows for head in heads}
+
+    def read(part: str, start: int, stop: int) -> np.ndarray:
+        return readers[part](part, start, stop)
+
+    return Rows(tuple(part for head in heads for part in head.parts), heads[0].tail, read)
+
+
 def _read_head(rows: Rows, head: int, transposed: bool, _: str, start: int, stop: int) -> np.ndarray:
     weight = rows.read(head, head + 1)[0]
     return weight[start:stop] if transposed else np.ascontiguousarray(weight.T[start:stop])

@@ -20,29 +20,12 @@ import onnx_ir as ir
 
 from inference_pio.artifact.latent_rows import FEWEST_PARTS, PART_ROWS
 from inference_pio.graphs.builder import MICROSOFT, GraphBuilder
-from inference_pio.graphs.rewrites.group_query_attention import mask_window
 from inference_pio.graphs.rewrites.latent_forms import Sizes, Values, choice, many_tokens, one_token, one_token_in_parts
-from inference_pio.graphs.rewrites.rewrite import (
-    LoweringContext,
-    NoMatchError,
-    attribute,
-    check_scores,
-    only_consumer,
-    producer,
-    replace,
-)
+from inference_pio.graphs.rewrites.latent_match import LatentMatch, check_whole_cache, match_latents
+from inference_pio.graphs.rewrites.rewrite import LoweringContext, attribute, replace
 
 HIDDEN = -1e30
 """What is added to the score of a key that a query must not see; finite, so that nothing becomes NaN."""
-
-
-@dataclass(frozen=True)
-class Match:
-    """One canonical attention over latents, the Concat that appends to its cache, and the Slice that reads it."""
-
-    attention: ir.Node
-    append: ir.Node
-    latent: ir.Node | None
 
 
 @dataclass(frozen=True)
@@ -63,31 +46,17 @@ class Shared:
     total: ir.Value
 
 
-def pattern(node: ir.Node) -> Match | None:
-    """`Slice(Attention(q, rows, rows, mask))` with `rows = Concat(graph input, new)`."""
-    if (node.op_type, node.domain, len(node.inputs)) != ("Attention", "", 4) or node.inputs[1] is not node.inputs[2]:
-        return None
-    append = producer(node.inputs[1], "Concat")
-    past = append.inputs[0] if append is not None else None
-    if append is None or past is None or not past.is_graph_input():
-        return None
-    return Match(node, append, only_consumer(node.outputs[0], "Slice"))
+def pattern(node: ir.Node) -> LatentMatch | None:
+    """A canonical attention over latents."""
+    return match_latents(node)
 
 
-def check(match: Match, context: LoweringContext) -> None:
-    check_scores(match.attention)
-    if attribute(match.append, "axis") != 2 or len(match.append.inputs) != 2:
-        raise NoMatchError("the cache does not grow along its tokens")
-    if mask_window(match.attention.inputs[3]) is not None:
-        raise NoMatchError("a sliding window")
-    if not match.append.outputs[0].is_graph_output():
-        raise NoMatchError("the cache is not given back")
-    if _rank(match.latent) is None:
-        raise NoMatchError("more than the first channels of the result is read")
+def check(match: LatentMatch, context: LoweringContext) -> None:
+    check_whole_cache(match)
 
 
-def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:
-    b, latent, rank = GraphBuilder(graph), match.latent, _rank(match.latent)
+def rewrite(graph: ir.Graph, match: LatentMatch, context: LoweringContext) -> None:
+    b, latent, rank = GraphBuilder(graph), match.latent, match.rank
     assert latent is not None and rank is not None  # the check refused what has none
     shared = _shared(graph, context)
     past_B1TW, new_B1SW = match.append.inputs
@@ -108,17 +77,6 @@ def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:
         y_BHSL = b.op("If", [shared.one], branches, name="mix")
     replace(latent.outputs[0], y_BHSL)
     graph.remove([latent, match.attention], safe=True)
-
-
-def _rank(latent: ir.Node | None) -> int | None:
-    """How many channels a Slice keeps, if these are the first ones of the last axis."""
-    if latent is None or len(latent.inputs) != 4:
-        return None
-    numbers = [
-        None if v is None or v.const_value is None else v.const_value.numpy().tolist() for v in latent.inputs[1:]
-    ]
-    start, stop, axis = numbers
-    return stop[0] if stop is not None and (start, axis) == ([0], [3]) and stop[0] > 0 else None
 
 
 def _shared(graph: ir.Graph, context: LoweringContext) -> Shared:

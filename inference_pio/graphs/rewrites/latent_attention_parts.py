@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_ir as ir
 
 from inference_pio.graphs.builder import GraphBuilder
 from inference_pio.graphs.rewrites.attention_parts import Rows, attend, biases, make_past, make_present
 from inference_pio.graphs.rewrites.group_query_attention import mask_window
-from inference_pio.graphs.rewrites.rewrite import (
-    LoweringContext,
-    attribute,
-    check_scores,
-    producer,
-    replace,
-)
+from inference_pio.graphs.rewrites.latent_match import LatentMatch, match_latents
+from inference_pio.graphs.rewrites.rewrite import LoweringContext, attribute, check_scores, replace
 
 
-@dataclass(frozen=True)
-class Match:
-    """One canonical attention over latents, and the Concat that appends to its cache."""
-
-    attention: ir.Node
-    append: ir.Node
+def pattern(node: ir.Node) -> LatentMatch | None:
+    """A canonical attention over latents."""
+    return match_latents(node)
 
 
-def pattern(node: ir.Node) -> Match | None:
-    """`Attention(q, rows, rows, mask)` with `rows = Concat(graph input, new)`."""
-    if (node.op_type, node.domain, len(node.inputs)) != ("Attention", "", 4) or node.inputs[1] is not node.inputs[2]:
-        return None
-    append = producer(node.inputs[1], "Concat")
-    past = append.inputs[0] if append is not None else None
-    return Match(node, append) if append is not None and past is not None and past.is_graph_input() else None
-
-
-def check(match: Match, context: LoweringContext) -> None:
+def check(match: LatentMatch, context: LoweringContext) -> None:
     check_scores(match.attention)
     mask_window(match.attention.inputs[3])
 
 
-def rewrite(graph: ir.Graph, match: Match, context: LoweringContext) -> None:
+def rewrite(graph: ir.Graph, match: LatentMatch, context: LoweringContext) -> None:
     b, node = GraphBuilder(graph), match.attention
     heads, width = context.spec.heads, context.spec.head_dim
     q_1HSW, _, _, mask = node.inputs

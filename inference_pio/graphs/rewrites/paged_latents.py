@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from inference_pio.graphs.builder import MICROSOFT, GraphBuilder
-from inference_pio.graphs.rewrites import latent_attention
+from inference_pio.graphs.rewrites.latent_match import LatentMatch, check_whole_cache, match_latents
 from inference_pio.graphs.rewrites.rewrite import LoweringContext, NoMatchError, attribute, replace
 
 BLOCK_TOKENS = 256
@@ -32,18 +32,18 @@ class Shared:
     blocks: ir.Value
 
 
-def pattern(node: ir.Node) -> latent_attention.Match | None:
-    """`Attention(q, rows, rows, mask)` with `rows = Concat(graph input, new)`."""
-    return latent_attention.pattern(node)
+def pattern(node: ir.Node) -> LatentMatch | None:
+    """A canonical attention over latents."""
+    return match_latents(node)
 
 
-def check(match: latent_attention.Match, context: LoweringContext) -> None:
-    latent_attention.check(match, context)
+def check(match: LatentMatch, context: LoweringContext) -> None:
+    check_whole_cache(match)
     if context.spec.mla is None or context.spec.head_dim % 8:
         raise NoMatchError("rows of the cache are not a multiple of 8 channels")
 
 
-def rewrite(graph: ir.Graph, match: latent_attention.Match, context: LoweringContext) -> None:
+def rewrite(graph: ir.Graph, match: LatentMatch, context: LoweringContext) -> None:
     b, node, spec = GraphBuilder(graph), match.attention, context.spec
     assert spec.mla is not None  # checked
     heads, width, values = spec.heads, spec.head_dim, spec.mla.kv_rank

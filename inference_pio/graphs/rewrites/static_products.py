@@ -14,10 +14,11 @@ import onnx_ir as ir
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.builder import GraphBuilder
 from inference_pio.graphs.calibrated import CalibratedLinear
-from inference_pio.graphs.formats import FP32, W8A8_STATIC
-from inference_pio.graphs.integers import IntegerColumns, calibrated_codes
+from inference_pio.graphs.formats import FP16, FP32, W8A8_STATIC
+from inference_pio.graphs.integers import IntegerColumns, IntegerRows, calibrated_codes
 from inference_pio.graphs.rewrites.integer_kernels import static_scale, with_rest
 from inference_pio.graphs.rewrites.rewrite import LinearMatch, LoweringContext, NoMatchError, match_linear, replace
+from inference_pio.graphs.source import tensor_of
 from inference_pio.graphs.weights import Recipe, Rows, stored_rows
 
 
@@ -28,7 +29,7 @@ def pattern(node: ir.Node) -> LinearMatch | None:
 
 def check(match: LinearMatch, context: LoweringContext) -> None:
     if not is_static(stored_rows(match.weight), context):
-        raise NoMatchError("it stays float32")
+        raise NoMatchError("its product is one of floats")
 
 
 def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> None:
@@ -36,7 +37,7 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
     rows = stored_rows(match.weight)
     found = context.calibrated_linears(rows)
     with b.before(match.nodes[0]), b.scope(str(match.nodes[0].name)):
-        x = rounded(b, match.x, _step(context, rows, found))
+        x = rounded(b, match.x, step_of(context, rows, found))
         y = b.op("MatMul", [x, _weight(b, match, rows, found)], name="product")
         y = with_rest(b, match, y, found)
     replace(match.output, y)
@@ -45,10 +46,15 @@ def rewrite(graph: ir.Graph, match: LinearMatch, context: LoweringContext) -> No
 
 
 def is_static(rows: Rows, context: LoweringContext) -> bool:
-    """Whether a weight is int8 with a static input, or else float32; raises BadInputError for any other format."""
-    chosen = context.format_of(rows.parts[0][0])
-    if chosen not in (FP32, W8A8_STATIC):
-        raise BadInputError(f"'{rows.label}' is to be {chosen}, which this target has not: use w8a8-static or fp32")
+    """Whether a weight is int8 with a static input, or else of floats.
+
+    Raises BadInputError for any other format, and for float16 where nothing computes in it.
+    """
+    chosen = context.format_of(tensor_of(rows))
+    known = (W8A8_STATIC, FP32) if context.compute == ir.DataType.FLOAT else (W8A8_STATIC, FP16, FP32)
+    if chosen not in known:
+        names = " or ".join(str(each) for each in known)
+        raise BadInputError(f"'{rows.label}' is to be {chosen}, which this target has not: use {names}")
     return chosen == W8A8_STATIC
 
 
@@ -62,7 +68,16 @@ def rounded(b: GraphBuilder, x: ir.Value, step: float) -> ir.Value:
     return made[step]
 
 
-def dequantized(b: GraphBuilder, name: str, data: ir.Value, scales: ir.Value, axis: int) -> ir.Value:
+def dequantized_kernel(b: GraphBuilder, name: str, rows: Rows) -> ir.Value:
+    """The rows [N, K], rounded to nearest, as the weight of a 1x1 convolution: codes int8 [N, K, 1, 1], scales [N]."""
+    job = IntegerRows(rows)
+    shape = (rows.count, rows.tail[0], 1, 1)
+    data = b.lazy(f"{name}.kernel", ir.DataType.INT8, shape, Recipe(job, sources=rows.parts))
+    scales = b.lazy(f"{name}.scales", ir.DataType.FLOAT, (rows.count,), Recipe(job, side=True))
+    return _dequantized(b, name, data, scales, axis=0)
+
+
+def _dequantized(b: GraphBuilder, name: str, data: ir.Value, scales: ir.Value, axis: int) -> ir.Value:
     """The weight `name` as float32 of its codes and scales along `axis`.
 
     It has zero points of its own: where ONNX Runtime makes unsigned weights of signed ones, shared ones would clash.
@@ -74,8 +89,8 @@ def dequantized(b: GraphBuilder, name: str, data: ir.Value, scales: ir.Value, ax
     return b.op("DequantizeLinear", [data, scales, value], {"axis": axis}, name="weight")
 
 
-def _step(context: LoweringContext, rows: Rows, found: list[CalibratedLinear]) -> float:
-    """The step of the activation; a vision tower's weights have one although they are rounded plainly."""
+def step_of(context: LoweringContext, rows: Rows, found: list[CalibratedLinear]) -> float:
+    """The step of the activation; weights of a vision tower and by head have one although they are rounded plainly."""
     if found or context.calibrated is None:
         return static_scale(found, rows)
     step = context.calibrated.activation_scale(rows.parts[0][0])
@@ -91,4 +106,4 @@ def _weight(b: GraphBuilder, match: LinearMatch, rows: Rows, found: list[Calibra
     shape = (rows.tail[0], rows.count)
     data = b.lazy(f"{name}.columns", ir.DataType.INT8, shape, Recipe(job, sources=rows.parts))
     scales = b.lazy(f"{name}.scales", ir.DataType.FLOAT, (rows.count,), Recipe(job, side=True))
-    return dequantized(b, name, data, scales, axis=1)
+    return _dequantized(b, name, data, scales, axis=1)

@@ -81,6 +81,8 @@ class Target:
     kernels: Kernels = CPU_KERNELS
     genai: bool = False
     ir_version: int = IR_VERSION
+    default_context: int | None = None
+    """The context of an export that asks for none, where caches hold all of it from the start; None is the model's."""
     kv_caches: tuple[str, ...] = ("fp32", "int8")
     """How keys and values may be stored."""
     cut: Callable[[ir.Model, LoweringContext, int | None], list[Part]] | None = None

@@ -1,8 +1,9 @@
 """TensorRT. Dialect `trt85`: what the parser of TensorRT 8.5 reads, the last line that serves sm61; `modern`: 10.15 on.
 
 `trt85` has operators of opset 17 at most, with attention, norms and rotary embedding taken apart. `modern` keeps norms
-and grouped attention as operators, and writes the cache in place. Both have explicit quantization and one file per
-block of layers. docs/tensorrt.md has the interface of a block.
+and attention as operators, and writes the cache in place. Both have explicit quantization and one file per
+block of layers. docs/tensorrt.md has the interface of a block. `modern` computes its products in float16 where the
+recipe says so.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from inference_pio.graphs.rewrites import (
     activation_parts,
     experts_apart,
     grouped_attention_parts,
+    half_products,
     head_convolution,
     host_embedding,
     host_rotary,
@@ -26,6 +28,7 @@ from inference_pio.graphs.rewrites import (
     rms_norm_parts,
     rotary_parts,
     scattered_attention,
+    static_head_products,
     static_products,
     vision_attention_parts,
 )
@@ -45,6 +48,7 @@ TRT85 = Target(
         Step(latent_attention_parts, required=True, attention=Attention.LATENT),
         Step(rotary_parts, required=True),
         Step(head_convolution, required=True),
+        Step(static_head_products, attention=Attention.LATENT),
         Step(static_products),
         Step(rms_norm_parts, required=True),
         Step(activation_parts),
@@ -73,15 +77,22 @@ MODERN = replace(
         Step(host_embedding, required=True),
         Step(experts_apart),
         Step(host_rotary, required=True),
-        Step(scattered_attention, required=True, attention=Attention.GROUPED),
-        Step(latent_attention_parts, required=True, attention=Attention.LATENT),
+        Step(scattered_attention, required=True),
         Step(rotary_parts, required=True),
         Step(head_convolution, required=True),
+        Step(static_head_products, attention=Attention.LATENT),
         Step(static_products),
         Step(activation_parts),
         Step(reduction_axes),
+        Step(half_products, required=True, half=True),
     ),
-    vision_steps=(*TRT85.vision_steps, Step(reduction_axes, required=True)),
+    vision_steps=(
+        *TRT85.vision_steps,
+        Step(reduction_axes, required=True),
+        Step(half_products, required=True, half=True),
+    ),
+    default_context=4096,
+    kv_caches=("fp16", "fp32"),
     cut=partial(cut_blocks, opset=OPSET, ir_version=IR_VERSION),
 )
 TARGETS = (TRT85, MODERN)

@@ -14,7 +14,10 @@ Scores = np.ndarray | Candidates
 
 
 class Sequence(Protocol):
-    """One row of tokens and its key/value cache. Not thread-safe: the engine runs one step at a time."""
+    """One row of tokens and its key/value cache. Not thread-safe: the engine runs one step at a time.
+
+    After an error in any method a sequence can only be released.
+    """
 
     length: int
     """Tokens whose keys and values are in the cache."""

@@ -13,19 +13,20 @@ from inference_pio.artifact.manifest import GraphFacts
 EXPERTS_INPUT, EXPERTS_OUTPUT = "experts_input", "experts_output"
 PAST, PRESENT = "past_key_values.", "present."
 """What the names of caches begin with, as inputs and as outputs."""
+BIAS = "attention_bias"
+"""What the names of biases begin with where caches are written in place."""
 WRITE = "write_indices"
 """The input of blocks that write their caches in place."""
-BUCKET = 256
-"""Cache rows are bound in multiples of this, and at least as many."""
 
 
 @dataclass(frozen=True)
 class Step:
     """What the blocks read besides weights and cache, the same for all of them.
 
-    `inputs` are float32 arrays by input name: `hidden_states` [1, S, C], `cos`, `sin`, the biases and addends, and,
-    where caches are written in place, int64 `write_indices` [1]; `length` rows of the cache are in use before the step,
-    `bound` rows (a multiple of BUCKET) are to be bound, all of them where caches are written in place.
+    `inputs` are float32 arrays by input name: `hidden_states` [1, S, C], `cos`, `sin`, the biases and addends; where
+    caches are written in place the biases are of the cache's type, and there is int64 `write_indices` [1]. `length`
+    rows of the cache are in use before the step, `bound` rows (a multiple of BUCKET) are to be read; caches that are
+    written in place are bound whole.
     """
 
     inputs: Mapping[str, np.ndarray]
@@ -60,7 +61,7 @@ class BlockState(Protocol):
         """Logits of the last `keep` tokens, float32 [keep, V], overwritten by the next call."""
 
     def save(self, start: int, stop: int) -> np.ndarray:
-        """A copy of cache rows `start` to `stop`: float32 [cache tensors, stop - start, G, D], layer by layer."""
+        """A copy of cache rows `start` to `stop`, of its type: [cache tensors, stop - start, G, D], layer by layer."""
 
     def restore(self, payload: np.ndarray, start: int, stop: int) -> None:
         """Put back what `save` returned."""
@@ -82,11 +83,14 @@ class BlockRunner(Protocol):
         """Release the weights."""
 
 
-def rounded_up(rows: int) -> int:
-    """A number of cache rows that can be bound."""
-    return -(-rows // BUCKET) * BUCKET
+def fixed_rows(graphs: Iterable[GraphFacts]) -> int | None:
+    """The rows of caches that blocks write in place, head-major [1, G, rows, D]; 0 when they are not all the same.
 
-
-def writes_in_place(graphs: Iterable[GraphFacts]) -> bool:
-    """Whether blocks take and give whole caches, head-major [1, G, P, D], instead of giving the new rows."""
-    return any(value.name == WRITE for graph in graphs for value in graph.inputs)
+    None where blocks read the first rows of token-major caches and give the new ones.
+    """
+    writing = [graph for graph in graphs if any(value.name == WRITE for value in graph.inputs)]
+    if not writing:
+        return None
+    sizes = {tuple(v.shape[2:3]) for graph in writing for v in graph.inputs if v.name.startswith(PAST)}
+    size = next(iter(sizes), ())[:1]
+    return size[0] if len(sizes) == 1 and size and isinstance(size[0], int) else 0

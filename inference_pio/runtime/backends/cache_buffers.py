@@ -15,9 +15,12 @@ SLAB_BYTES = 16 << 20
 them from 4 MB on); over small pages reading an int8 cache takes up to twice as long."""
 
 
-def grown_capacity(tokens: int, capacity: int) -> int:
-    """The tokens that buffers get room for which had room for `capacity` and shall hold `tokens`, which are more."""
-    return -(-max(tokens, capacity + capacity // 4) // GROWTH) * GROWTH
+def grown_capacity(tokens: int, capacity: int, most: int) -> int:
+    """The tokens that buffers get room for which had room for `capacity` and shall hold `tokens`, which are more.
+
+    What is added ahead of `tokens` goes up to `most`.
+    """
+    return -(-max(tokens, min(capacity + capacity // 4, most)) // GROWTH) * GROWTH
 
 
 def host_buffers(spec: CacheSpec, capacity: int) -> list[np.ndarray]:

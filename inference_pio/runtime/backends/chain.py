@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from inference_pio.artifact.cache_rows import rounded_up
 from inference_pio.artifact.manifest import GraphFacts, Manifest, PositionSpec
-from inference_pio.errors import BadInputError
+from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.runtime.backends.blocks import (
     EXPERTS_INPUT,
     EXPERTS_OUTPUT,
@@ -22,17 +23,17 @@ from inference_pio.runtime.backends.blocks import (
     WRITE,
     BlockRunner,
     Step,
-    rounded_up,
-    writes_in_place,
+    fixed_rows,
 )
+from inference_pio.runtime.backends.cached_sequence import CachedSequence
 from inference_pio.runtime.backends.rotary_tables import RotaryTables
 from inference_pio.runtime.backends.token_table import TokenTable
 from inference_pio.runtime.candidates import Query
 from inference_pio.runtime.memory import MemoryBudget
 from inference_pio.runtime.vision.features import ChunkImages
 
-HIDDEN = np.float32(-1e30)
-"""What is added to the score of a row that a token must not see; finite, so that nothing becomes NaN."""
+HIDDEN = {"float32": -1e30, "float16": -32768.0}
+"""What is added to the score of a row that a token must not see, by type; finite, so that nothing becomes NaN."""
 _BIAS = re.compile(r"(?:past|attention)_bias(?:\.(\d+))?")
 _DEEPSTACK = re.compile(r"deepstack_embeds\.(\d+)")
 
@@ -55,7 +56,7 @@ class ChainBackend:
         self.blocks = blocks
         self.manifest, self.positions = manifest, manifest.positions
         self.runner, self.experts, self.budget = runner, experts, budget
-        self.in_place = writes_in_place(self.blocks)
+        self.fixed_rows = fixed_rows(self.blocks)
         self.table = TokenTable(folder, manifest)
         names = {value.name for graph in self.blocks for value in graph.inputs}
         _check_positions(self.blocks, manifest.positions, folder)
@@ -72,28 +73,24 @@ class ChainBackend:
         self.experts = {}
 
 
-class ChainSequence:
+class ChainSequence(CachedSequence):
     """One sequence; its caches lie on the runner's device."""
 
     def __init__(self, backend: ChainBackend) -> None:
-        self.length = 0
-        self.run_seconds = 0.0
+        per_token, most = backend.manifest.cache.bytes_per_token, backend.runner.cache_rows
+        super().__init__(backend.budget, per_token, most, backend.fixed_rows)
         self._backend = backend
         self._state = backend.runner.state()
-        self._capacity = self._reserved = 0
         self._tables = RotaryTables(backend.positions)
 
     def reserve(self, tokens: int) -> None:
-        if tokens <= self._capacity:
-            return
-        ahead = min(self._capacity + self._capacity // 4, self._backend.runner.cache_rows)
-        capacity = rounded_up(max(tokens, ahead))
-        size = capacity * self._backend.manifest.cache.bytes_per_token
-        self._backend.budget.take(size - self._reserved, f"a key/value cache of {capacity} tokens")
-        self._reserved = size
-        self._state.reserve(capacity, self.length)
-        self._capacity = capacity
-        self._tables.resize(capacity)
+        rows, most = rounded_up(tokens), self._backend.runner.cache_rows
+        if rows > most:
+            raise ResourceLimitError(
+                f"{rows} rows of cache are needed and the engines were built for {most}: build them again with a "
+                "larger --max-context"
+            )
+        super().reserve(tokens)
 
     def place(self, positions: np.ndarray, ahead: int) -> None:
         self._tables.place(positions, ahead)
@@ -120,21 +117,15 @@ class ChainSequence:
     def save(self, start: int, stop: int) -> np.ndarray:
         return self._state.save(start, stop)
 
-    def restore(self, payload: np.ndarray, start: int, stop: int) -> None:
-        self.reserve(stop)
+    def _resize(self, capacity: int) -> None:
+        self._state.reserve(capacity, self.length)
+        self._tables.resize(capacity)
+
+    def _write(self, payload: np.ndarray, start: int, stop: int) -> None:
         self._state.restore(payload, start, stop)
-        self.length = stop
 
-    def clear(self) -> None:
-        self.length = 0
-        self.run_seconds = 0.0
-        self.place(np.zeros((3, 0), np.int64), 0)
-
-    def release(self) -> None:
-        """Give the buffers back to the memory budget; the sequence is unusable afterwards."""
+    def _free(self) -> None:
         self._state.release()
-        self._backend.budget.give(self._reserved)
-        self._reserved = 0
 
     def _step(self, tokens: np.ndarray, images: ChunkImages | None) -> Step:
         backend, start, count = self._backend, self.length, len(tokens)
@@ -145,13 +136,15 @@ class ChainSequence:
             inputs[f"deepstack_embeds.{layer}"] = np.ascontiguousarray(addend)
         if images is not None:
             hidden_SC = np.where(images.mask[0][:, None], images.layers[0][0], hidden_SC)
-        bound = self._capacity if backend.in_place else rounded_up(max(start, 1))
-        if backend.in_place:
+        in_place = backend.fixed_rows is not None
+        bound = rounded_up(start + count if in_place else max(start, 1))
+        if in_place:
             inputs[WRITE] = np.array([start], np.int64)
         for window in backend.windows:
             suffix = "" if window is None else f".{window}"
-            if backend.in_place:
-                inputs[f"attention_bias{suffix}"] = whole_bias(start, count, bound, window)
+            if in_place:
+                kind = backend.manifest.cache.dtype
+                inputs[f"attention_bias{suffix}"] = whole_bias(start, count, bound, window, kind)
             else:
                 past, new = biases(start, count, bound, window)
                 inputs |= {f"past_bias{suffix}": past, f"new_bias{suffix}": new}
@@ -176,16 +169,20 @@ def biases(length: int, count: int, bound: int, window: int | None) -> tuple[np.
     new = new_S <= query_S1
     if window is not None:
         past, new = past & (past_P > query_S1 - window), new & (new_S > query_S1 - window)
-    return tuple(np.where(seen, np.float32(0), HIDDEN) for seen in (past, new))  # type: ignore[return-value]
+    return tuple(_bias(seen, "float32") for seen in (past, new))  # type: ignore[return-value]
 
 
-def whole_bias(length: int, count: int, bound: int, window: int | None) -> np.ndarray:
-    """Bias of `count` new tokens that stand behind `length` others in the cache itself: float32 [1, 1, S, bound]."""
+def whole_bias(length: int, count: int, bound: int, window: int | None, dtype: str) -> np.ndarray:
+    """Bias of `count` new tokens that stand behind `length` others in the cache itself: `dtype` [1, 1, S, bound]."""
     query_S1, key_P = np.arange(length, length + count)[:, None], np.arange(bound)
     seen = key_P <= query_S1
     if window is not None:
         seen &= key_P > query_S1 - window
-    return np.where(seen, np.float32(0), HIDDEN)[None, None]
+    return _bias(seen, dtype)[None, None]
+
+
+def _bias(seen: np.ndarray, dtype: str) -> np.ndarray:
+    return np.where(seen, 0.0, HIDDEN[dtype]).astype(dtype)
 
 
 def block_graphs(manifest: Manifest, folder: Path) -> list[GraphFacts]:
@@ -197,12 +194,14 @@ def block_graphs(manifest: Manifest, folder: Path) -> list[GraphFacts]:
     blocks, cache = parts[:-1], manifest.cache
     layers = [layer for graph in blocks for layer in graph.layers]
     sound = [graph.role for graph in parts] == ["block"] * len(blocks) + ["head"] and all(g.layers for g in blocks)
-    sound &= cache.dtype == "float32" and len(layers) == cache.layers and layers == list(range(len(layers)))
+    sound &= cache.dtype in HIDDEN and len(layers) == cache.layers and layers == list(range(len(layers)))
     cached = [name for graph in blocks for name in _caches(graph)]
     sound &= sorted(cached) == sorted(f"{layer}.{kind}" for layer in layers for kind in cache.kinds)
-    rows = 2 if writes_in_place(blocks) else 1
+    fixed = fixed_rows(blocks)
+    rows = 1 if fixed is None else 2
+    sound &= fixed is None or fixed >= manifest.model.context_length
     for graph in blocks:
-        shapes = {value.name: value.shape for value in (*graph.inputs, *graph.outputs) if value.dtype == "float32"}
+        shapes = {value.name: value.shape for value in (*graph.inputs, *graph.outputs) if value.dtype == cache.dtype}
         for layer in graph.layers:
             for kind in cache.kinds:
                 for name in ("past_key_values", "present"):

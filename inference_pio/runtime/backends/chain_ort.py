@@ -10,7 +10,8 @@ import numpy as np
 
 from inference_pio.artifact.manifest import CacheSpec, GraphFacts, Manifest
 from inference_pio.errors import BadInputError, InferencePioError
-from inference_pio.runtime.backends.blocks import EXPERTS_INPUT, EXPERTS_OUTPUT, PAST, PRESENT, Step, writes_in_place
+from inference_pio.runtime.backends.blocks import EXPERTS_INPUT, EXPERTS_OUTPUT, PAST, PRESENT, Step, fixed_rows
+from inference_pio.runtime.backends.cache_buffers import ITEMS
 from inference_pio.runtime.backends.ort_session import (
     check_version,
     first_line,
@@ -37,7 +38,7 @@ class OrtBlocks:
         check_version(self.ort.__version__, manifest.requires.packages.get("onnxruntime", "0"))
         self.spec: CacheSpec = manifest.cache
         self.graphs = [graph for graph in manifest.graphs if graph.role in ("block", "head")]
-        self.in_place = writes_in_place(self.graphs)
+        self.in_place = fixed_rows(self.graphs) is not None
         entries = {} if session_entries(self.ort) else SIGNED_PRODUCTS
         self.sessions = [open_part(folder, graph, threads, entries) for graph in self.graphs]
 
@@ -121,7 +122,7 @@ class OrtBlockState:
         """A cache of zeros."""
         heads, size = self._blocks.spec.kv_heads, self._blocks.spec.head_dim
         rows = (heads, capacity) if self._blocks.in_place else (capacity, heads)
-        return np.zeros((1, *rows, size), np.float32)
+        return np.zeros((1, *rows, size), ITEMS[self._blocks.spec.dtype])
 
     def _rows(self, cache: np.ndarray) -> np.ndarray:
         """A view of a cache with its rows outermost: [capacity, G, D]."""

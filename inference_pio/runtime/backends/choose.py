@@ -57,4 +57,8 @@ def open_backend(
         if name == "tensorrt"
         else OrtBlocks(folder, manifest, threads)
     )
-    return ChainBackend(folder, manifest, blocks, runner, experts, budget)
+    try:
+        return ChainBackend(folder, manifest, blocks, runner, experts, budget)
+    except BadInputError:
+        runner.close()
+        raise

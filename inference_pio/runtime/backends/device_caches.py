@@ -68,9 +68,9 @@ class DeviceCaches:
         return self._row * self._planes
 
     def shape(self, bound: int) -> tuple[int, ...]:
-        """The shape under which `bound` rows are given to a block."""
+        """The shape under which a block is given `bound` rows; it is given all of them where it writes in place."""
         heads, size = self._spec.kv_heads, self._spec.head_dim
-        return (1, heads, bound, size) if self._in_place else (1, bound, heads, size)
+        return (1, heads, self._capacity, size) if self._in_place else (1, bound, heads, size)
 
     def reserve(self, capacity: int, used: int) -> None:
         """Hold `capacity` rows, zeros behind the first `used`.
@@ -81,9 +81,14 @@ class DeviceCaches:
         needed = (len(self._names) - 1) * (size - old) + size
         free, _ = self._cuda.free_and_total()
         if needed > free:
+            mend = (
+                "export with a smaller --context-length"
+                if self._in_place
+                else "ask for fewer tokens, or open with a smaller max_context"
+            )
             raise ResourceLimitError(
                 f"a cache of {capacity} rows needs {needed // 10**6} MB more of GPU memory and {free // 10**6} MB are "
-                "free: ask for fewer tokens, or open with a smaller max_context"
+                f"free: {mend}"
             )
         for name in self._names:
             new = self._cuda.allocate(size, f"a cache of {capacity} rows")

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inference_pio.errors import BadInputError, InferencePioError
-from inference_pio.runtime.backends.cache_buffers import GROWTH, ITEMS, grown_capacity
+from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
+from inference_pio.runtime.backends.cache_buffers import GROWTH, ITEMS
+from inference_pio.runtime.backends.cached_sequence import CachedSequence
 from inference_pio.runtime.backends.cuda import CUDA
 from inference_pio.runtime.backends.device_memory import DeviceMemory, check_free
 from inference_pio.runtime.backends.ort_session import KEEP_INPUT, first_line, ort_errors
@@ -35,53 +36,21 @@ BFLOAT16 = 16
 """The standard's number of the type that numpy lacks."""
 
 
-class DeviceSequence:
+class DeviceSequence(CachedSequence):
     """The cache of one sequence on a device, bound as past and as present, and the bindings around it."""
 
     def __init__(self, backend: OrtBackend, memory: DeviceMemory) -> None:
-        self.length = 0
-        self.run_seconds = 0.0
+        super().__init__(backend.budget, backend.spec.bytes_per_token)
         self._backend, self._memory = backend, memory
         self._binding = backend.session.io_binding()
         self._item = np.dtype(ITEMS[backend.spec.dtype])
         self._buffers: list[Any] = []
-        self._capacity = self._reserved = 0
         self._exact = "latent" in backend.spec.kinds and not backend.paged
         self._logits: Any = None
         self._found: dict[str, np.ndarray] = {}
         self._held: dict[str, np.ndarray] = {}
         self._tables = None if backend.positions is None else RotaryTables(backend.positions)
         self._images_bound = False
-
-    def reserve(self, tokens: int) -> None:
-        """Make room for `tokens` in all; raises ResourceLimitError when budget or device have none."""
-        if tokens <= self._capacity:
-            return
-        capacity = grown_capacity(tokens, self._capacity)
-        spec = self._backend.spec
-        size, what = capacity * spec.bytes_per_token, f"a key/value cache of {capacity} tokens"
-        check_free(self._memory, size, what)
-        self._backend.budget.take(size - self._reserved, what)
-        self._reserved = size
-        old, old_row = self._buffers, self._capacity * self._row_bytes
-        self._buffers, self._capacity = [], capacity
-        row, used = capacity * self._row_bytes, self.length * self._row_bytes
-        for index in range(len(spec.kinds) * spec.layers):
-            shape = (1, spec.kv_heads, capacity, spec.head_dim)
-            if self._backend.paged:
-                shape = (capacity // GROWTH, GROWTH, spec.kv_heads, spec.head_dim)
-            buffer = self._empty(shape, spec.dtype)
-            self._memory.zero(buffer.data_ptr(), spec.kv_heads * row)
-            if old:
-                self._memory.copy_rows(buffer.data_ptr(), row, old[index].data_ptr(), old_row, used, spec.kv_heads)
-                old[index] = buffer  # frees the old buffers one by one
-            self._buffers.append(buffer)
-            if not self._exact:
-                self._bind_cache(index, capacity)
-        self._ones = self._on_device(np.ones((1, capacity), np.int64))
-        if self._tables is not None:
-            self._tables.resize(capacity)
-            self._bind_tables()
 
     def place(self, positions: np.ndarray, ahead: int) -> None:
         """Give the first tokens these three positions, int64 [3, n], and all later ones their index plus `ahead`."""
@@ -113,25 +82,37 @@ class DeviceSequence:
             self._copy(part, buffer, start, to_host=True)
         return payload
 
-    def restore(self, payload: np.ndarray, start: int, stop: int) -> None:
-        """Put back what `save` returned; the sequence then has length `stop`."""
-        self.reserve(stop)
+    def _resize(self, capacity: int) -> None:
+        """Raises ResourceLimitError when the device has no room."""
+        spec = self._backend.spec
+        check_free(self._memory, capacity * spec.bytes_per_token, f"a key/value cache of {capacity} tokens")
+        old, old_row = self._buffers, self._capacity * self._row_bytes
+        self._buffers = []
+        row, used = capacity * self._row_bytes, self.length * self._row_bytes
+        for index in range(len(spec.kinds) * spec.layers):
+            shape = (1, spec.kv_heads, capacity, spec.head_dim)
+            if self._backend.paged:
+                shape = (capacity // GROWTH, GROWTH, spec.kv_heads, spec.head_dim)
+            buffer = self._empty(shape, spec.dtype)
+            self._memory.zero(buffer.data_ptr(), spec.kv_heads * row)
+            if old:
+                self._memory.copy_rows(buffer.data_ptr(), row, old[index].data_ptr(), old_row, used, spec.kv_heads)
+                old[index] = buffer  # frees the old buffers one by one
+            self._buffers.append(buffer)
+            if not self._exact:
+                self._bind_cache(index, capacity)
+        self._ones = self._on_device(np.ones((1, capacity), np.int64))
+        if self._tables is not None:
+            self._tables.resize(capacity)
+            self._bind_tables()
+
+    def _write(self, payload: np.ndarray, start: int, stop: int) -> None:
         for part, buffer in zip(np.ascontiguousarray(payload), self._buffers, strict=True):
             self._copy(part, buffer, start, to_host=False)
-        self.length = stop
 
-    def clear(self) -> None:
-        """Forget the tokens and keep the buffers."""
-        self.length = 0
-        self.run_seconds = 0.0
-        self.place(np.zeros((3, 0), np.int64), 0)
-
-    def release(self) -> None:
-        """Give the buffers back to the memory budget; the sequence is unusable afterwards."""
+    def _free(self) -> None:
         self._binding = self._logits = None
         self._buffers = []
-        self._backend.budget.give(self._reserved)
-        self._reserved = 0
 
     @property
     def _row_bytes(self) -> int:
@@ -191,9 +172,16 @@ class DeviceSequence:
             self._memory.copy_rows(there, pitch, rows.ctypes.data, width, width, len(rows))
 
     def _empty(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """A new value; raises ResourceLimitError where the device has no room, though it seemed to have."""
         kind = BFLOAT16 if dtype == "bfloat16" else ITEMS[dtype]
-        memory = self._memory
-        return self._backend.ort.OrtValue.ortvalue_from_shape_and_type(shape, kind, memory.kind, memory.index)
+        ort, memory = self._backend.ort, self._memory
+        try:
+            return ort.OrtValue.ortvalue_from_shape_and_type(shape, kind, memory.kind, memory.index)
+        except ort_errors(ort) as error:
+            raise ResourceLimitError(
+                f"the device has no room for {dtype} {list(shape)} ({first_line(error)}): ask for fewer tokens, or "
+                "lower max_context"
+            ) from None
 
     def _on_device(self, array: np.ndarray) -> Any:
         return self._backend.ort.OrtValue.ortvalue_from_numpy(array, self._memory.kind, self._memory.index)

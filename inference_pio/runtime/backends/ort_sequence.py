@@ -9,7 +9,8 @@ import numpy as np
 
 from inference_pio.artifact.latent_rows import rows_to_read
 from inference_pio.errors import InferencePioError
-from inference_pio.runtime.backends.cache_buffers import ITEMS, grown_capacity, host_buffers
+from inference_pio.runtime.backends.cache_buffers import ITEMS, host_buffers
+from inference_pio.runtime.backends.cached_sequence import CachedSequence
 from inference_pio.runtime.backends.ort_session import KEEP_INPUT, first_line, ort_errors
 from inference_pio.runtime.backends.rotary_tables import RotaryTables
 from inference_pio.runtime.candidates import Query
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from inference_pio.runtime.backends.ort import OrtBackend
 
 
-class OrtSequence:
+class OrtSequence(CachedSequence):
     """The cache buffers of one sequence, bound as past and as present, and the bindings around them.
 
     Keys and values are bound whole, because the fused attention is told how much of them counts. Operators on latents
@@ -28,13 +29,10 @@ class OrtSequence:
     """
 
     def __init__(self, backend: OrtBackend) -> None:
-        self.length = 0
-        self.run_seconds = 0.0
+        super().__init__(backend.budget, backend.spec.bytes_per_token)
         self._backend = backend
         self._binding = backend.session.io_binding()
         self._buffers: list[np.ndarray] = []
-        self._capacity = 0
-        self._reserved = 0
         self._exact = "latent" in backend.spec.kinds
         self._rows = 0
         self._one_logit = np.empty((1, 1, backend.vocab_size), np.float32)
@@ -45,29 +43,6 @@ class OrtSequence:
         self._bind_input(KEEP_INPUT, self._keep)
         self._tables = None if backend.positions is None else RotaryTables(backend.positions)
         self._images_bound = False
-
-    def reserve(self, tokens: int) -> None:
-        if tokens <= self._capacity:
-            return
-        capacity = grown_capacity(tokens, self._capacity)
-        spec = self._backend.spec
-        size = capacity * spec.bytes_per_token
-        self._backend.budget.take(size - self._reserved, f"a key/value cache of {capacity} tokens")
-        self._reserved = size
-        old, self._buffers = self._buffers, host_buffers(spec, capacity)
-        for index, buffer in enumerate(self._buffers):
-            if old:
-                buffer[:, :, : self.length] = old[index][:, :, : self.length]
-                old[index] = buffer  # frees the old buffers before many new ones are touched
-            if not self._exact:
-                self._bind_cache(index, buffer)
-        self._rows = 0
-        self._capacity = capacity
-        self._ones = np.ones((1, capacity), np.int64)
-        if self._tables is not None:
-            self._tables.resize(capacity)
-            self._bind_input("cos_cache", self._tables.cos)
-            self._bind_input("sin_cache", self._tables.sin)
 
     def place(self, positions: np.ndarray, ahead: int) -> None:
         if self._tables is not None:
@@ -117,25 +92,33 @@ class OrtSequence:
             payload[index] = buffer[0, :, start:stop]
         return payload
 
-    def restore(self, payload: np.ndarray, start: int, stop: int) -> None:
-        self.reserve(stop)
+    def clear(self) -> None:
+        super().clear()
+        self._rows = 0
+
+    def _resize(self, capacity: int) -> None:
+        old, self._buffers = self._buffers, host_buffers(self._backend.spec, capacity)
+        for index, buffer in enumerate(self._buffers):
+            if old:
+                buffer[:, :, : self.length] = old[index][:, :, : self.length]
+                old[index] = buffer  # frees the old buffers before many new ones are touched
+            if not self._exact:
+                self._bind_cache(index, buffer)
+        self._rows = 0
+        self._ones = np.ones((1, capacity), np.int64)
+        if self._tables is not None:
+            self._tables.resize(capacity)
+            self._bind_input("cos_cache", self._tables.cos)
+            self._bind_input("sin_cache", self._tables.sin)
+
+    def _write(self, payload: np.ndarray, start: int, stop: int) -> None:
         for index, buffer in enumerate(self._buffers):
             buffer[0, :, start:stop] = payload[index]
-        self.length = stop
         self._rows = 0
 
-    def clear(self) -> None:
-        self.length = 0
-        self._rows = 0
-        self.run_seconds = 0.0
-        self.place(np.zeros((3, 0), np.int64), 0)
-
-    def release(self) -> None:
-        """Give the buffers back to the memory budget; the sequence is unusable afterwards."""
+    def _free(self) -> None:
         self._binding = None
         self._buffers = []
-        self._backend.budget.give(self._reserved)
-        self._reserved = 0
 
     def _bind_images(self, images: ChunkImages | None) -> None:
         """Bind a chunk's images, or rows of zeros that change nothing: a binding cannot be taken back."""

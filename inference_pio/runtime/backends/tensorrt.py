@@ -12,7 +12,7 @@ from typing import Any
 from inference_pio.artifact.manifest import GraphFacts, Manifest
 from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.runtime.backends import tensorrt_library as library
-from inference_pio.runtime.backends.blocks import PAST, writes_in_place
+from inference_pio.runtime.backends.blocks import BIAS, PAST, fixed_rows
 from inference_pio.runtime.backends.cuda_library import Cuda, open_cuda
 from inference_pio.runtime.backends.engine_store import EngineStore, graph_hash
 from inference_pio.runtime.backends.tensorrt_state import TensorRTBlockState
@@ -33,7 +33,7 @@ class TensorRTBlocks:
         self.spec = manifest.cache
         self.hidden_size, self.vocab_size = manifest.model.hidden_size, manifest.model.vocab_size
         self.graphs = [graph for graph in manifest.graphs if graph.role in ("block", "head")]
-        self.in_place = writes_in_place(self.graphs)
+        self.in_place = fixed_rows(self.graphs) is not None
         store = EngineStore(cache_dir, manifest, library.engine_facts(self.trt, self.cuda))
         files = [self._checked(store, manifest, graph) for graph in self.graphs]
         self._check_memory(files)
@@ -103,7 +103,7 @@ def _check_engine(trt: Any, engine: Any, graph: GraphFacts, file: Path) -> None:
     """Raise BadInputError unless inputs, outputs and types are those of the manifest and both profiles are there."""
     names = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
     listed = {value.name for value in (*graph.inputs, *graph.outputs)}
-    types = {"float32": "FLOAT", "int64": "INT64"}
+    types = {"float32": "FLOAT", "float16": "HALF", "int64": "INT64"}
     typed = names == listed and all(
         engine.get_tensor_dtype(value.name) == getattr(trt.DataType, types.get(value.dtype, ""), None)
         for value in (*graph.inputs, *graph.outputs)
@@ -113,8 +113,11 @@ def _check_engine(trt: Any, engine: Any, graph: GraphFacts, file: Path) -> None:
 
 
 def _most_rows(engine: Any, graph: GraphFacts) -> int:
-    """The most cache rows that an engine takes in both profiles; a head, which has no cache, takes any."""
-    past = [value.name for value in graph.inputs if value.name.startswith(PAST)]
-    axis = 2 if writes_in_place([graph]) else 1
-    rows = [engine.get_tensor_profile_shape(name, profile)[2][axis] for name in past for profile in (PREFILL, DECODE)]
+    """The most cache rows that an engine takes in both profiles; a head, which has no cache, takes any.
+
+    Rows that are bound are in the shape of the cache; where it is bound whole, those that are read in that of the bias.
+    """
+    prefix, axis = (PAST, 1) if fixed_rows([graph]) is None else (BIAS, 3)
+    names = [value.name for value in graph.inputs if value.name.startswith(prefix)]
+    rows = [engine.get_tensor_profile_shape(name, profile)[2][axis] for name in names for profile in (PREFILL, DECODE)]
     return min(rows, default=1 << 62)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
+from inference_pio.errors import BadInputError, InferencePioError
 from inference_pio.runtime.backends.blocks import EXPERTS_INPUT, EXPERTS_OUTPUT, PAST, PRESENT, Step
 from inference_pio.runtime.backends.cuda_library import ON_DEVICE, TO_DEVICE, TO_HOST
 from inference_pio.runtime.backends.device_caches import DeviceBuffers, DeviceCaches
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from inference_pio.runtime.backends.tensorrt import TensorRTBlocks
 
 FLOAT = 4
-"""Bytes of a value that goes in or out of an engine."""
+"""Bytes of a hidden state or a logit."""
 HIDDEN, NEXT_HIDDEN = "hidden_states", "next_hidden_states"
 
 
@@ -37,11 +37,6 @@ class TensorRTBlockState:
         self._host: dict[str, tuple[int, np.ndarray]] = {}
 
     def reserve(self, capacity: int, used: int) -> None:
-        if capacity > self._blocks.cache_rows:
-            raise ResourceLimitError(
-                f"{capacity} rows of cache are needed and the engines were built for {self._blocks.cache_rows}: build "
-                "them again with a larger --max-context"
-            )
         self._cuda.use()
         self._caches.reserve(capacity, used)
 

@@ -9,7 +9,7 @@ import numpy as np
 from inference_pio.artifact.manifest import Manifest, TableFacts
 from inference_pio.errors import BadInputError
 
-DTYPES = {"float32": np.float32, "int8": np.int8}
+DTYPES = {"float32": np.float32, "float16": np.float16, "int8": np.int8}
 
 
 class TokenTable:

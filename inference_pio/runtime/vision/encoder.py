@@ -113,7 +113,7 @@ class VisionEncoder:
             session = open_session(self._file, self._threads, self._memory)
             if {value.name for value in session.get_inputs()} != INPUTS:
                 raise BadInputError(f"{self._file} has other inputs than a vision tower: export the artifact again")
-        except BadInputError:
+        except BaseException:
             self._budget.give(self._weights)
             raise
         return session

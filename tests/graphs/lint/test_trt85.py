@@ -48,6 +48,19 @@ SAME_SCALES = SCALES.replace("float[3] ws = {0.5,0.5,0.5}, int8[3] wz = {0,0,0}"
 DEQUANTIZED = "xq = QuantizeLinear(x, xs, xz) xd = DequantizeLinear(xq, xs, xz)"
 ONE = "float xs = {0.5}, int8 xz = {0}"
 
+
+def grouped_convolution(inputs: int, outputs: int, groups: int = 2) -> onnx.ModelProto:
+    """An int8 convolution of groups with so many channels on either side."""
+    sizes = f"int8[{groups * outputs},{inputs},1,1] w"
+    values = ",".join(["1"] * groups * inputs * outputs)
+    return graph(
+        f"{DEQUANTIZED} wd = DequantizeLinear(w, xs, xz) y = Conv<group = {groups}>(xd, wd)",
+        f"float[1,{groups * inputs},1,1] x",
+        f"float[1,{groups * outputs},1,1] y",
+        f"{ONE}, {sizes} = {{{values}}}",
+    )
+
+
 CASES = {
     "opset": (relu(), relu(opset=18)),
     "functions": (relu(), with_function()),
@@ -139,6 +152,7 @@ CASES = {
         quantized(QDQ.replace("MatMul(xd, wd)", "MatMul(xd, wt)").replace("y =", "wt = Transpose(wd) y =")),
     ),
     "channels": (quantized(inputs="float[N,2] x", outputs="float[N,3] y"), quantized(inputs="float[1,N] x")),
+    "group-size": (grouped_convolution(4, 8), grouped_convolution(4, 6)),
     "float-region": (
         graph(DEQUANTIZED + " y = Reshape(xd, s)", X, "float[2,1] y", ONE + ", int64[2] s = {2, 1}"),
         graph(DEQUANTIZED + " y = Softmax(xd)", X, "float[1,2] y", ONE),
@@ -189,6 +203,7 @@ REFUSED_TOO = {
     ),
     "data out of the folder": ("external-data", external(8)),
     "unquantized activation": ("one-sided", quantized(QDQ.replace("MatMul(xd,", "MatMul(x,"))),
+    "few inputs of a group": ("group-size", grouped_convolution(2, 4)),
     "no branch output": ("branches", branches("() { u = Neg(x) }")),
     "dynamic channels of a Conv": (
         "channels",
@@ -237,6 +252,10 @@ def test_a_scale_that_is_cast_from_a_constant_passes(tmp_path):
 def test_where_broadcasts_before_ranks_are_compared(tmp_path):
     model = graph("y = Where(c, x, z)", "bool[3] c, float[2,3] x", "float[2,3] y", "float z = {0}")
     assert judged(model, "trt85", tmp_path).accepted
+
+
+def test_a_convolution_without_groups_has_any_size(tmp_path):
+    assert judged(grouped_convolution(3, 5, groups=1), "trt85", tmp_path).accepted
 
 
 def test_a_finding_names_the_node_and_its_operator(tmp_path):

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from inference_pio.artifact.bundle import Artifact
+from inference_pio.artifact.cache_rows import BUCKET, rounded_up
 from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.runtime import Engine, EngineConfig, SamplingParams
 from inference_pio.runtime.backends import ort_session
-from inference_pio.runtime.backends.blocks import BUCKET, rounded_up
 from inference_pio.runtime.backends.chain import ChainBackend, biases
-from inference_pio.runtime.backends.chain_ort import SIGNED_PRODUCTS
+from inference_pio.runtime.backends.chain_ort import SIGNED_PRODUCTS, OrtBlocks, OrtBlockState
 from inference_pio.runtime.backends.choose import open_backend
 from inference_pio.runtime.memory import MemoryBudget
 
@@ -102,6 +102,23 @@ def test_the_cache_is_budgeted(artifact):
     assert backend.budget.taken == 0
 
 
+def test_a_refused_request_gives_the_budget_back(path, monkeypatch):
+    reserve = OrtBlockState.reserve
+
+    def limited(state: OrtBlockState, capacity: int, used: int) -> None:
+        if capacity > BUCKET:
+            raise ResourceLimitError("nothing is free")
+        reserve(state, capacity, used)
+
+    monkeypatch.setattr(OrtBlockState, "reserve", limited)
+    with open_chain(path) as engine:
+        taken = engine._opened.budget.taken
+        with pytest.raises(ResourceLimitError, match="nothing is free"):
+            engine.generate([1] * (BUCKET + 1))
+        assert engine._opened.budget.taken == taken
+        assert engine.generate([1], SamplingParams(max_new_tokens=2, temperature=0)).token_ids
+
+
 def test_the_same_text_as_on_ort_cpu_with_and_without_the_prefix_cache(path, tiny_artifact):
     prompt, params = "def read_file(path):\n    " * 40, SamplingParams(max_new_tokens=12, temperature=0)
     with Engine.open(tiny_artifact("fp32")) as engine:
@@ -128,6 +145,14 @@ def test_without_tensorrt_the_extra_and_the_chain_are_named(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(BadInputError, match=r"inference-pio\[trt85\].*backend chain"):
         Engine.open(path)
+
+
+def test_blocks_are_closed_when_the_rest_does_not_fit(artifact, monkeypatch):
+    closed = []
+    monkeypatch.setattr(OrtBlocks, "close", lambda blocks: closed.append(blocks))
+    with pytest.raises(BadInputError, match="rotary frequencies"):
+        load(artifact, positions=None)
+    assert len(closed) == 1
 
 
 @pytest.mark.parametrize("asked", ["ort"])

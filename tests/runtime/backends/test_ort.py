@@ -11,7 +11,7 @@ import pytest
 
 from inference_pio.artifact.bundle import Artifact
 from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
-from inference_pio.runtime.backends import cache_buffers
+from inference_pio.runtime.backends import cache_buffers, ort_sequence
 from inference_pio.runtime.backends.cache_buffers import GROWTH
 from inference_pio.runtime.backends.ort import OrtBackend, import_onnxruntime
 from inference_pio.runtime.memory import MemoryBudget
@@ -103,6 +103,15 @@ def test_buffers_count_against_the_budget(artifact):
     sequence.forward(IDS, keep=1)
     sequence.release()
     assert backend.budget.taken == 0
+
+
+def test_memory_that_the_system_does_not_give(backend, monkeypatch):
+    def refused(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(ort_sequence, "host_buffers", refused)
+    with pytest.raises(ResourceLimitError, match="there is no memory for a key/value cache of 256 tokens: ask"):
+        backend.sequence().reserve(1)
 
 
 def test_an_error_inside_the_library_leaves_the_backend_usable(backend, expected):

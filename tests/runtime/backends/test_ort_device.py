@@ -101,6 +101,39 @@ def test_a_cache_beyond_the_device(artifact: Artifact) -> None:
         backend.sequence().forward(np.array([5]), 1)
 
 
+def test_memory_that_ends_while_a_cache_grows(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next request starts anew, and the budget has back what the refused one took."""
+    zero, calls = HostMemory.zero, []
+
+    def failing(memory: HostMemory, address: int, size: int) -> None:
+        calls.append(size)
+        if len(calls) == 3:
+            raise ResourceLimitError("nothing is free")
+        zero(memory, address, size)
+
+    params = SamplingParams(max_new_tokens=4, temperature=0.0)
+    with Engine.open(artifact.path, CPU) as engine:
+        taken, expected = engine._opened.budget.taken, engine.generate(PROMPTS[1], params).token_ids
+    with Engine.open(artifact.path, CPU) as engine:
+        monkeypatch.setattr(HostMemory, "zero", failing)
+        with pytest.raises(ResourceLimitError, match="nothing is free"):
+            engine.generate(PROMPTS[1], params)
+        assert engine._opened.budget.taken == taken
+        assert engine.generate(PROMPTS[1], params).token_ids == expected
+
+
+def test_memory_that_onnx_runtime_does_not_get(backend: OrtBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Value:
+        @staticmethod
+        def ortvalue_from_shape_and_type(*_: object) -> None:
+            raise RuntimeError("Failed to allocate memory\nmore lines")
+
+    sequence = backend.sequence()
+    monkeypatch.setattr(backend.ort, "OrtValue", Value)
+    with pytest.raises(ResourceLimitError, match=r"float32 \[.*\] \(Failed to allocate memory\): ask"):
+        sequence.reserve(1)
+
+
 def test_a_graph_without_candidates(tiny_artifact: Callable[[str], Path]) -> None:
     plain = Artifact.open(tiny_artifact("fp32"))
     with pytest.raises((BadInputError, KeyError)):

@@ -191,11 +191,10 @@ def test_engines_larger_than_the_gpu_are_refused_before_they_are_loaded(built, c
 def test_a_cache_larger_than_the_gpu_is_refused_with_its_size(gpu, built, cache):
     with opened(built, cache) as engine:
         gpu.runtime.memory = gpu.runtime.used
-        with pytest.raises(ResourceLimitError, match=r"a cache of 256 rows needs .* MB more of GPU memory"):
+        with pytest.raises(ResourceLimitError, match=r"a cache of \d+ rows needs .* MB more of GPU memory"):
             engine.generate(PROMPT)
 
 
-@only_trt85
 def test_more_tokens_than_the_engines_take_are_refused(gpu, built, cache):
     with opened(built, cache) as engine, pytest.raises(ResourceLimitError, match="larger --max-context"):
         engine.logits(engine.tokenizer.encode(PROMPT * 400)[: CONTEXT + 1])

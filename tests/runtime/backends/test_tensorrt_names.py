@@ -17,6 +17,7 @@ ALWAYS = {
     "DataType": "FLOAT",
     "NetworkDefinitionCreationFlag": "",
     "ILogger": "ERROR INTERNAL_ERROR",
+    "INetworkDefinition": "num_layers get_layer",
 }
 EITHER = {
     "memory for activations": (
@@ -39,6 +40,11 @@ def tensorrt():
 def test_names_that_every_version_has(tensorrt):
     for kind, names in ALWAYS.items():
         assert not [name for name in names.split() if not hasattr(getattr(tensorrt, kind), name)], kind
+
+
+def test_attention_can_be_taken_apart_where_it_is_a_layer(tensorrt):
+    if hasattr(tensorrt.LayerType, "ATTENTION_INPUT"):
+        assert hasattr(tensorrt.IAttentionInputLayer, "attention") and hasattr(tensorrt.IAttention, "decomposable")
 
 
 @pytest.mark.parametrize("what", EITHER)

@@ -18,6 +18,7 @@ from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.runtime import Engine, EngineConfig, SamplingParams
 from inference_pio.runtime.conversation import Conversation
 from inference_pio.runtime.generation import CHUNK_TOKENS
+from inference_pio.runtime.vision import encoder
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from vision_cases import END, IMAGE, START, VIDEO, vision_original
@@ -113,7 +114,7 @@ def test_a_small_feature_cache_forgets_and_stays_right(vision_artifact):
 def test_activations_of_the_tower_count_before_an_image_runs(vision_artifact):
     with Engine.open(vision_artifact("fp32")) as engine:
         engine.chat(question(picture(0)), GREEDY)
-        taken, memory = engine._budget.taken, engine.manifest.memory
+        taken, memory = engine._opened.budget.taken, engine.manifest.memory
         patches = 4 * engine.chat_tokens(question(picture(0, 250, 250))).count(IMAGE)
     assert memory.image_bytes_per_patch == 4 * (11 * 64 + 4 * 144 + 2 * 4 * 96 // 4)
     needed = patches * memory.image_bytes_per_patch
@@ -296,13 +297,25 @@ def test_threads_share_it(engine):
 
 def test_memory_for_the_vision_tower(vision_artifact):
     with Engine.open(vision_artifact("fp32")) as engine:
-        used = engine._budget.taken
+        used = engine._opened.budget.taken
     with (
         Engine.open(vision_artifact("fp32"), EngineConfig(max_memory=used + 2_000_000)) as engine,
         pytest.raises(ResourceLimitError, match="vision tower"),
     ):
         engine.generate([1], SamplingParams(max_new_tokens=1))
         engine.chat(question(picture(0)), GREEDY)
+
+
+def test_a_vision_tower_that_cannot_be_loaded_takes_nothing(vision_artifact, monkeypatch):
+    def refused(*_: object) -> None:
+        raise MemoryError
+
+    with Engine.open(vision_artifact("fp32")) as engine:
+        used = engine._opened.budget.taken
+        monkeypatch.setattr(encoder, "open_session", refused)
+        with pytest.raises(MemoryError):
+            engine.chat(question(picture(0)), GREEDY)
+        assert engine._opened.budget.taken == used
 
 
 def test_command_line(capsys, vision_artifact, tmp_path, engine):
