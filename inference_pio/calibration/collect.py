@@ -82,6 +82,7 @@ class Collector:
         layer = self._layers.layers[index]
         weights = {str(value.name): stored_rows(value).whole() for value in layer.weights}
         statistics, by_head, cache = self._collect(layer, weights, report)
+        return_freed_memory()
         experts = self._run_experts(index, report)
         if not self._plan.recipe.calibrated:  # only the cache's steps are asked for
             return cache, {"layer": index, "output_error": None, "linears": [], "exceptions": []}
@@ -90,9 +91,11 @@ class Collector:
         static = any(format_of(name).activations is Activations.STATIC for c in choices for name in c.tap.linears)
         observers = self._observe_smoothed(layer, weights, choices) if static else []
         fold(weights, choices)
+        return_freed_memory()
         if static:
             choices = self._static_steps(weights, statistics, choices, observers)
         result = emit(statistics, choices, weights, format_of, switches)
+        return_freed_memory()
         heads = calibrate_heads(by_head, weights, format_of, self._plan.options.observer, switches.exceptions)
         facts = {
             "layer": index,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +21,9 @@ ROWS = 1024
 """Rows worked on at once; they take about 10 bytes per element besides the result."""
 _COLUMNS = 128
 """Columns that get the feedback of all earlier ones in one product."""
-_FLOAT64_COLUMNS = 4096
-"""Up to here the factor is computed in float64; above, its memory would double."""
-_PANEL = 512
+FLOAT64_COLUMNS = 4096
+"""Up to here X^T X is gathered and factored in float64; above, its memory would double."""
+PANEL = 512
 """Columns factored at once."""
 _DAMPING = 0.01
 """What is added to the diagonal at first, as a share of its mean."""
@@ -112,11 +113,15 @@ class Feedback:
         return found
 
 
+def gram_dtype(columns: int) -> np.dtype[Any]:
+    """The type of X^T X of so many columns."""
+    return np.dtype(np.float64 if columns <= FLOAT64_COLUMNS else np.float32)
+
+
 def _damped(gram_KK: np.ndarray, order_K: np.ndarray, extra: float) -> np.ndarray:
     """A copy in the order of rounding with `extra` on the diagonal; inactive channels as in the identity."""
     size = len(gram_KK)
-    dtype = np.float64 if size <= _FLOAT64_COLUMNS else np.float32
-    matrix = np.empty((size, size), dtype)
+    matrix = np.empty((size, size), gram_dtype(size))
     for row, source in enumerate(order_K):
         matrix[row] = gram_KK[source, order_K]
     diagonal: np.ndarray = matrix.reshape(-1)[:: size + 1]
@@ -131,15 +136,15 @@ def _damped(gram_KK: np.ndarray, order_K: np.ndarray, extra: float) -> np.ndarra
 def _factor_in_place(matrix: np.ndarray) -> np.ndarray | None:
     """Makes I + F of H = (I + F) D (I + F)^T in panels from the last and returns D; None if H has no such factor."""
     costs = np.empty(len(matrix), matrix.dtype)
-    for last in range(len(matrix), 0, -_PANEL):
-        first = max(last - _PANEL, 0)
+    for last in range(len(matrix), 0, -PANEL):
+        first = max(last - PANEL, 0)
         try:
             corner = np.linalg.cholesky(matrix[first:last, first:last][::-1, ::-1])[::-1, ::-1]
         except np.linalg.LinAlgError:
             return None
         above = np.linalg.solve(corner, matrix[:first, first:last].T).T
-        for start in range(0, first, _PANEL):
-            stop = min(start + _PANEL, first)
+        for start in range(0, first, PANEL):
+            stop = min(start + PANEL, first)
             matrix[:stop, start:stop] -= above[:stop] @ above[start:stop].T
         matrix[:first, first:last] = above
         matrix[first:last, first:last] = corner

@@ -10,7 +10,7 @@ import numpy as np
 from inference_pio.graphs.formats import Activations, WeightFormat
 from inference_pio.graphs.rounding import dequantize_blocks, dequantize_channels, round_blocks, round_channels
 
-ROWS = 1024
+ROWS = 256
 """Rows of a weight that are rounded at a time."""
 
 

@@ -168,9 +168,9 @@ def test_panels_and_single_precision_factor_the_same_matrix(monkeypatch):
     diagonal = inverse @ damped[np.ix_(whole.order_K, whole.order_K)] @ inverse.T
     assert np.abs(diagonal - np.diag(diagonal.diagonal())).max() < 1e-4 * diagonal.diagonal().max()
     assert whole.importance_K[whole.order_K] == pytest.approx(diagonal.diagonal(), rel=1e-3)
-    monkeypatch.setattr("inference_pio.calibration.gptq._PANEL", 32)
+    monkeypatch.setattr("inference_pio.calibration.gptq.PANEL", 32)
     assert np.abs(Feedback.of(gram_KK).factor_KK - whole.factor_KK).max() < 1e-5
-    monkeypatch.setattr("inference_pio.calibration.gptq._FLOAT64_COLUMNS", 100)
+    monkeypatch.setattr("inference_pio.calibration.gptq.FLOAT64_COLUMNS", 100)
     single = Feedback.of(gram_KK).factor_KK
     assert single.dtype == np.float32
     assert 0 < np.abs(single - whole.factor_KK).max() < 1e-2
