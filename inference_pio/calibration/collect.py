@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,10 @@ from inference_pio.calibration.cache_statistics import CacheStatistics
 from inference_pio.calibration.experts import Experts, ExpertsResult, calibrate_experts
 from inference_pio.calibration.head import Head
 from inference_pio.calibration.head_products import HeadsResult, HeadStatistics, calibrate_heads, find_head_taps
-from inference_pio.calibration.layer import LayerResult, TapChoice, choose, choose_step, emit, folded
+from inference_pio.calibration.layer import LayerResult, TapChoice, choose, choose_step, emit, fold
 from inference_pio.calibration.layer_graphs import LayerGraph, cut
 from inference_pio.calibration.layer_runs import Runner, feed_of
-from inference_pio.calibration.observers import Observer, ObserverKind
+from inference_pio.calibration.observers import Observer
 from inference_pio.calibration.options import Progress
 from inference_pio.calibration.plan import CalibrationPlan
 from inference_pio.calibration.products import relative_error
@@ -80,16 +80,22 @@ class Collector:
         Raises BadInputError that names the layer when activations are not finite.
         """
         layer = self._layers.layers[index]
-        weights = {str(value.name): _whole(value) for value in layer.weights}
+        weights = {str(value.name): stored_rows(value).whole() for value in layer.weights}
         statistics, by_head, cache = self._collect(layer, weights, report)
+        return_freed_memory()
         experts = self._run_experts(index, report)
         if not self._plan.recipe.calibrated:  # only the cache's steps are asked for
             return cache, {"layer": index, "output_error": None, "linears": [], "exceptions": []}
         format_of, switches = self._plan.format_of, self._plan.options.switches
         choices = choose(statistics, weights, format_of, switches)
-        if any(format_of(name).activations is Activations.STATIC for c in choices for name in c.tap.linears):
-            choices = self._static_steps(layer, weights, statistics, choices)
+        static = any(format_of(name).activations is Activations.STATIC for c in choices for name in c.tap.linears)
+        observers = self._observe_smoothed(layer, weights, choices) if static else []
+        fold(weights, choices)
+        return_freed_memory()
+        if static:
+            choices = self._static_steps(weights, statistics, choices, observers)
         result = emit(statistics, choices, weights, format_of, switches)
+        return_freed_memory()
         heads = calibrate_heads(by_head, weights, format_of, self._plan.options.observer, switches.exceptions)
         facts = {
             "layer": index,
@@ -146,30 +152,28 @@ class Collector:
         if experts is None:
             return None
         done = self._steps[index] + len(self._samples)
-        shape = len(self._samples), len(self._samples[0]), self._plan.spec.hidden_size
-        x_TC = self._work.hidden(EXPERTS, *shape).reshape(-1, shape[2])
-        out_TC = self._work.hidden(index + 1, *shape, writable=True).reshape(-1, shape[2])
-        result = calibrate_experts(
-            experts,
-            x_TC,
-            out_TC,
-            min(JUDGED_SAMPLES, shape[0]) * shape[1],
-            self._plan.format_of if self._plan.recipe.calibrated else None,
-            self._plan.options.switches,
-            lambda expert: report("layers", done + expert + 1, self._steps[-1]),
-        )
+        size = self._plan.spec.hidden_size
+        with (
+            self._work.hidden(EXPERTS, size) as x_TC,
+            self._work.hidden(index + 1, size, writable=True) as out_TC,
+        ):
+            result = calibrate_experts(
+                experts,
+                x_TC,
+                out_TC,
+                min(JUDGED_SAMPLES, len(self._samples)) * len(self._samples[0]),
+                self._plan.format_of if self._plan.recipe.calibrated else None,
+                self._plan.options.switches,
+                lambda expert: report("layers", done + expert + 1, self._steps[-1]),
+            )
         self._work.drop_hidden(EXPERTS)
         return result
 
-    def _static_steps(
-        self,
-        layer: LayerGraph,
-        weights: Mapping[str, np.ndarray],
-        statistics: list[TapStatistics],
-        choices: list[TapChoice],
-    ) -> list[TapChoice]:
+    def _observe_smoothed(
+        self, layer: LayerGraph, weights: Mapping[str, np.ndarray], choices: list[TapChoice]
+    ) -> list[Observer]:
         """A second pass: histograms of the activations as they are after smoothing, without exact columns."""
-        observers = [Observer(f"the inputs of {c.tap.name}", c.tap.columns, ObserverKind.MIN_MAX) for c in choices]
+        observers = [Observer(f"the inputs of {c.tap.name}", c.tap.columns) for c in choices]
         session = self._runner.session(layer, [choice.tap.value for choice in choices])
         for number, hidden_1SC in enumerate(self._hidden(layer.index)):
             _, *found = session.run(None, self._feed(layer, number, hidden_1SC, weights))
@@ -177,7 +181,17 @@ class Collector:
                 inner_SK = x_1SK[0] / choice.smoothing.factors
                 inner_SK[:, list(choice.exact)] = 0
                 observer.update(inner_SK)
-        tensors, kind, chosen = folded(weights, choices), self._plan.options.observer, []
+        return observers
+
+    def _static_steps(
+        self,
+        tensors: Mapping[str, np.ndarray],
+        statistics: list[TapStatistics],
+        choices: list[TapChoice],
+        observers: list[Observer],
+    ) -> list[TapChoice]:
+        """The choices with static steps, for folded tensors."""
+        kind, chosen = self._plan.options.observer, []
         for stats, choice, observer in zip(statistics, choices, observers, strict=True):
             pairs = [(tensors[name], self._plan.format_of(name)) for name in choice.tap.linears]
             chosen.append(choose_step(choice, observer, kind, stats.rows(), pairs))
@@ -227,10 +241,12 @@ class Collector:
         shared = self._runner.shared_values(hidden_1SC.shape[1], None if scene is None else scene.positions)
         return feed_of(layer, hidden_1SC, shared, weights, experts_1SC, images_1SC)
 
-    def _hidden(self, index: int) -> Any:
-        states = self._work.hidden(index, len(self._samples), len(self._samples[0]), self._plan.spec.hidden_size)
-        for number in range(len(states)):
-            yield np.array(states[number])[None]
+    def _hidden(self, index: int) -> Iterator[np.ndarray]:
+        """What layer `index` reads, sample by sample: float32 [1, length, C]."""
+        length = len(self._samples[0])
+        with self._work.hidden(index, self._plan.spec.hidden_size) as states:
+            for start in range(0, len(states), length):
+                yield states[start : start + length][None]
 
     def _write_embeddings(self) -> None:
         table = stored_rows(self._layers.table)
@@ -240,8 +256,3 @@ class Collector:
             rows = np.concatenate([table.read(int(i), int(i) + 1) for i in unique])
             writer.add(rows[inverse] if scene is None else self._features.put(scene, 0, rows[inverse]))
         writer.close()
-
-
-def _whole(value: Any) -> np.ndarray:
-    rows = stored_rows(value)
-    return rows.read(0, rows.count)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from inference_pio.calibration.layer import LayerResult, choose, emit
+from inference_pio.calibration.hidden_states import HiddenStates
+from inference_pio.calibration.layer import LayerResult, choose, emit, fold
 from inference_pio.calibration.options import Switches
 from inference_pio.calibration.products import Input, dequantized, relative_error, round_weight, rounded_input
 from inference_pio.calibration.statistics import TapStatistics
@@ -74,14 +75,14 @@ class Experts:
 
     def route(self, x_TC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The experts of every token, int64 [T, k], and their weights, float32 [T, k]."""
-        logits_TE = x_TC @ self.router.read(0, self.count).T
+        logits_TE = x_TC @ self.router.whole().T
         if self.scoring is Scoring.SOFTMAX:
             powers_TE = np.exp(logits_TE - logits_TE.max(axis=1, keepdims=True))
             choice_TE = scores_TE = powers_TE / powers_TE.sum(axis=1, keepdims=True)
         else:
             assert self.bias is not None
             scores_TE = 1 / (1 + np.exp(-logits_TE))
-            choice_TE = scores_TE + self.bias.read(0, self.count)
+            choice_TE = scores_TE + self.bias.whole()
         index_TK = np.argsort(-choice_TE, axis=1, kind="stable")[:, : self.active]
         weights_TK = np.take_along_axis(scores_TE, index_TK, axis=1)
         if self.normalize:
@@ -104,8 +105,8 @@ class ExpertsResult:
 
 def calibrate_experts(
     experts: Experts,
-    x_TC: np.ndarray,
-    out_TC: np.ndarray,
+    x_TC: HiddenStates,
+    out_TC: HiddenStates,
     judged: int,
     format_of: FormatOf | None,
     switches: Switches,
@@ -136,13 +137,13 @@ def calibrate_experts(
         result.linears.extend(rounded.linears)
         first = tokens < judged
         for rows in _chunks(np.flatnonzero(first)):
-            seen = _rounded_output(rounded.weights, kinds, np.asarray(x_TC[tokens[rows]]))
+            seen = _rounded_output(rounded.weights, kinds, x_TC[tokens[rows]])
             result.found[tokens[rows]] += share_T[rows, None] * seen
     return result
 
 
-def _routes(experts: Experts, x_TC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    found = [experts.route(np.asarray(x_TC[rows])) for rows in _chunks(np.arange(len(x_TC)))]
+def _routes(experts: Experts, x_TC: HiddenStates) -> tuple[np.ndarray, np.ndarray]:
+    found = [experts.route(x_TC[rows]) for rows in _chunks(np.arange(len(x_TC)))]
     index, weights = zip(*found, strict=True)
     return np.concatenate(index), np.concatenate(weights)
 
@@ -173,8 +174,8 @@ def _formats(
 def _run(
     weights: Mapping[str, np.ndarray],
     taps: tuple[Tap, Tap],
-    x_TC: np.ndarray,
-    out_TC: np.ndarray,
+    x_TC: HiddenStates,
+    out_TC: HiddenStates,
     tokens: np.ndarray,
     share_T: np.ndarray,
     kinds: Mapping[str, WeightFormat] | None,
@@ -188,7 +189,7 @@ def _run(
         four = switches.second_order and any(chosen.bits == 4 for chosen in kinds.values())
         statistics = [TapStatistics(tap, len(chunks), four) for tap in taps]
     for rows in chunks:
-        own_NC = np.asarray(x_TC[tokens[rows]])
+        own_NC = x_TC[tokens[rows]]
         inner_NF = _inner(own_NC, gate, up)
         with np.errstate(over="ignore", invalid="ignore"):  # judged below
             added_NC = share_T[rows, None] * (inner_NF @ down.T)
@@ -205,11 +206,12 @@ def _run(
 
 def _round(
     statistics: list[TapStatistics],
-    weights: Mapping[str, np.ndarray],
+    weights: dict[str, np.ndarray],
     kinds: Mapping[str, WeightFormat],
     switches: Switches,
 ) -> LayerResult:
     choices = choose(statistics, weights, kinds.__getitem__, switches)
+    fold(weights, choices)
     return emit(statistics, choices, weights, kinds.__getitem__, replace(switches, exceptions=False))
 
 

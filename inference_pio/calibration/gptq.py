@@ -9,182 +9,121 @@ needs one Cholesky factor and no inverse, and no weight but the one at hand is e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from inference_pio.errors import BadInputError
-from inference_pio.graphs.rounding import block_scales, channel_scales, in_blocks, inverse_of, levels_of, pack
+from inference_pio.graphs.rounding import block_scales, in_blocks, inverse_of, levels_of, pack
 
 ROWS = 1024
 """Rows worked on at once; they take about 10 bytes per element besides the result."""
 _COLUMNS = 128
-"""Columns that get the feedback of all earlier ones in one product, where blocks do not set the size."""
-_FLOAT64_COLUMNS = 4096
-"""Up to here the factor is computed in float64; above, its memory would double."""
-_PANEL = 512
+"""Columns that get the feedback of all earlier ones in one product."""
+FLOAT64_COLUMNS = 4096
+"""Up to here X^T X is gathered and factored in float64; above, its memory would double."""
+PANEL = 512
 """Columns factored at once."""
-
-ScalesOf = Callable[[int, int, np.ndarray], np.ndarray]
-"""(first column, last column + 1, their targets [columns, N]) -> scales that broadcast to the targets."""
+_DAMPING = 0.01
+"""What is added to the diagonal at first, as a share of its mean."""
 
 
 @dataclass(frozen=True)
 class Feedback:
     """What GPTQ needs to know of a layer's inputs: computed once, shared by all weights and chunks of rows.
 
-    `factor_KK` float32: F above the diagonal, 1 on it, 0 below. `importance_K` float32: D, what a squared error of each
-    column costs once later ones have made up for it; 0 for inactive ones. `order_K`: the columns in the order they are
-    rounded, which is that of the factor; None for the natural one. `importance_K` is in the natural order.
+    `factor_KK` float32: F above the diagonal, 1 on it, 0 below. `order_K` int64: the columns in the order they are
+    rounded, which is that of the factor: those with the largest inputs first. `importance_K` float32, in the natural
+    order: D, what a squared error of each column costs once later ones have made up for it; 0 for inactive ones.
     """
 
     factor_KK: np.ndarray  # noqa: N815
     importance_K: np.ndarray  # noqa: N815
-    order_K: np.ndarray | None  # noqa: N815
+    order_K: np.ndarray  # noqa: N815
 
     @classmethod
-    def of(cls, gram_KK: np.ndarray, damping: float = 0.01, act_order: bool = False) -> Feedback:
+    def of(cls, gram_KK: np.ndarray) -> Feedback:
         """From X^T X, float32 or float64 [K, K].
 
-        `damping` times the mean of the diagonal is added to it, and ten times more until the matrix is positive
-        definite. Channels that were never active (diagonal 0) neither give nor take feedback. `act_order` rounds the
-        columns with the largest inputs first. Needs memory for the factor, which is float64 up to 4096 columns, and a
-        few panels of it. Raises BadInputError for a matrix that cannot be X^T X and for damping that is no finite
-        number from 0.
+        A hundredth of the diagonal's mean is added to it, and ten times more until the matrix is positive definite.
+        Channels that were never active (diagonal 0) neither give nor take feedback. Needs memory for the factor, which
+        is float64 up to 4096 columns, and a few panels of it. Raises BadInputError for a matrix that cannot be X^T X.
         """
         if gram_KK.ndim != 2 or gram_KK.shape[0] != gram_KK.shape[1]:
             raise BadInputError(f"the gram matrix has shape {list(gram_KK.shape)}: give X^T X, which is square")
-        if not (math.isfinite(damping) and damping >= 0):
-            raise BadInputError(f"damping {damping} is out of range: use a finite number that is not negative")
         with np.errstate(invalid="ignore"):
             total = float(gram_KK.sum(dtype=np.float64))
         if not math.isfinite(total):
             raise BadInputError("the gram matrix has NaN or infinity: check the checkpoint and the calibration text")
         diagonal_K = np.maximum(gram_KK.diagonal(), 0).astype(np.float64)
-        order_K = np.argsort(-diagonal_K, kind="stable") if act_order else None
+        order_K, damping = np.argsort(-diagonal_K, kind="stable"), _DAMPING
         while damping < 1e9:
             factor_KK = _damped(gram_KK, order_K, damping * float(diagonal_K.mean()))
             costs = _factor_in_place(factor_KK)
             if costs is not None:
                 importance_K = np.empty(len(diagonal_K), np.float32)
-                importance_K[slice(None) if order_K is None else order_K] = costs
+                importance_K[order_K] = costs
                 importance_K[diagonal_K == 0] = 0
                 return cls(factor_KK.astype(np.float32, copy=False), importance_K, order_K)
             del factor_KK
-            damping = max(damping * 10, 1e-3)
+            damping *= 10
         raise BadInputError("the gram matrix is not positive definite, however damped: give X^T X of the inputs")
 
     def round_blocks(self, rows_NK: np.ndarray, bits: int, block: int, clip: bool) -> tuple[np.ndarray, np.ndarray]:
-        """As `gptq_blocks`."""
-        results = [self._blocks(rows_NK[i : i + ROWS], bits, block, clip) for i in self._chunks(rows_NK)]
-        return np.concatenate([data for data, _ in results]), np.concatenate([scales for _, scales in results])
+        """GPTQ of float32 rows in blocks; the result as from `graphs.rounding.round_blocks`.
 
-    def round_channels(self, rows_NK: np.ndarray, clip: bool) -> tuple[np.ndarray, np.ndarray]:
-        """As `gptq_channels`."""
-        scales_N = channel_scales(rows_NK, clip, self.importance_K)
-        levels = np.empty(rows_NK.shape, np.int8)
-        for i in self._chunks(rows_NK):
-            scales_of = _fixed(scales_N[None, i : i + ROWS], np.zeros(rows_NK.shape[1], np.intp))
-            levels[i : i + ROWS] = self._round(rows_NK[i : i + ROWS], _COLUMNS, (-127, 127), scales_of)
-        return levels, scales_N
-
-    def _chunks(self, rows_NK: np.ndarray) -> range:
+        It equals that for uncorrelated inputs. A block's scale comes from its weights alone; with `clip` it is searched
+        as in `round_blocks`, weighted by what an error costs after the feedback. Raises BadInputError as that does, and
+        for rows of another length. Deterministic for the same rows and threads.
+        """
         if rows_NK.shape[1:] != self.importance_K.shape:
             raise BadInputError(
                 f"weights {list(rows_NK.shape)} do not fit a gram matrix of {len(self.importance_K)} input channels: "
                 "give the inputs of this layer"
             )
-        return range(0, len(rows_NK), ROWS)
+        results = [self._chunk(rows_NK[i : i + ROWS], bits, block, clip) for i in range(0, len(rows_NK), ROWS)]
+        return np.concatenate([data for data, _ in results]), np.concatenate([scales for _, scales in results])
 
-    def _blocks(self, rows_NK: np.ndarray, bits: int, block: int, clip: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _chunk(self, rows_NK: np.ndarray, bits: int, block: int, clip: bool) -> tuple[np.ndarray, np.ndarray]:
         """One chunk of `round_blocks`."""
-        values_NBL = in_blocks(rows_NK, bits, block)
         importance_BL = in_blocks(self.importance_K[None], bits, block)[0]
+        scales_NB = block_scales(in_blocks(rows_NK, bits, block), bits, clip, importance_BL)
+        levels_NBL = in_blocks(self._levels(rows_NK, scales_NB, bits, block), bits, block)
+        return pack(levels_NBL.view(np.uint8) + np.uint8(1 << (bits - 1)), bits), scales_NB
+
+    def _levels(self, rows_NK: np.ndarray, scales_NB: np.ndarray, bits: int, block: int) -> np.ndarray:
+        """Levels int8 [N, K], some columns with known feedback from all before them at a time."""
         half = 1 << (bits - 1)
-        if self.order_K is not None:
-            scales_NB = block_scales(values_NBL, bits, clip, importance_BL)
-            scales_of = _fixed(scales_NB.T, self.order_K // block)
-            levels_NK = self._round(rows_NK, _COLUMNS, (-half, half - 1), scales_of)
-        else:
-            scales_NB = np.empty(values_NBL.shape[:2], np.float32)
-
-            def at_start(first: int, last: int, target: np.ndarray) -> np.ndarray:
-                w = rows_NK[:, first:last].T
-                within = self.factor_KK[first:last, first:last].T
-                # Where the block's columns would come to lie if none was rounded: each makes up for the ones before.
-                expected_N1L = in_blocks((w + np.linalg.solve(within, target - w)).T, bits, block)
-                number = slice(first // block, first // block + 1)
-                scales_NB[:, number] = block_scales(expected_N1L, bits, clip, importance_BL[number])
-                return scales_NB[:, number].T
-
-            levels_NK = self._round(rows_NK, block, (-half, half - 1), at_start)
-        levels_NBL = in_blocks(levels_NK, bits, block)
-        return pack(levels_NBL.view(np.uint8) + np.uint8(half), bits), scales_NB
-
-    def _round(self, rows_NK: np.ndarray, step: int, levels: tuple[int, int], scales_of: ScalesOf) -> np.ndarray:
-        """Levels int8 [N, K], `step` columns with known feedback from all before them at a time."""
-        columns = np.arange(len(self.importance_K)) if self.order_K is None else self.order_K
-        w_KN = np.ascontiguousarray(rows_NK.T[columns])
+        w_KN = np.ascontiguousarray(rows_NK.T[self.order_K])
         error_KN = np.empty_like(w_KN)
         found = np.empty(rows_NK.shape, np.int8)
-        for first in range(0, len(columns), step):
-            last = min(first + step, len(columns))
+        for first in range(0, len(w_KN), _COLUMNS):
+            last = min(first + _COLUMNS, len(w_KN))
             target = self.factor_KK[:first, first:last].T @ error_KN[:first]
             target += w_KN[first:last]
-            scales = scales_of(first, last, target)
-            scale = np.broadcast_to(scales, target.shape)
-            inverse = np.broadcast_to(inverse_of(scales), target.shape)
+            scale = scales_NB.T[self.order_K[first:last] // block]
+            inverse = inverse_of(scale)
             within = np.ascontiguousarray(self.factor_KK[first:last, first:last].T)
             for k in range(last - first):
                 target[k] += within[k, :k] @ error_KN[first : first + k]
-                target[k] = levels_of(target[k], inverse[k], *levels)
+                target[k] = levels_of(target[k], inverse[k], -half, half - 1)
                 np.subtract(w_KN[first + k], target[k] * scale[k], out=error_KN[first + k])
-            found[:, columns[first:last]] = target.T
+            found[:, self.order_K[first:last]] = target.T
         return found
 
 
-def gptq_blocks(
-    rows_NK: np.ndarray,
-    gram_KK: np.ndarray,
-    bits: int,
-    block: int,
-    clip: bool,
-    damping: float = 0.01,
-    act_order: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
-    """GPTQ of float32 rows in blocks; the result as from `round_blocks`, which it equals for uncorrelated inputs.
-
-    A block's scale comes from its weights as all columns before it have moved them; with `act_order`, where columns
-    do not come block by block, from the weights alone. With `clip` it is searched as in `round_blocks`, weighted by
-    what an error costs after the feedback. Raises BadInputError as `Feedback.of` and `round_blocks` do. Deterministic
-    for the same rows and threads.
-    """
-    return Feedback.of(gram_KK, damping, act_order).round_blocks(rows_NK, bits, block, clip)
+def gram_dtype(columns: int) -> np.dtype[Any]:
+    """The type of X^T X of so many columns."""
+    return np.dtype(np.float64 if columns <= FLOAT64_COLUMNS else np.float32)
 
 
-def gptq_channels(
-    rows_NK: np.ndarray, gram_KK: np.ndarray, clip: bool, damping: float = 0.01
-) -> tuple[np.ndarray, np.ndarray]:
-    """GPTQ of float32 rows with one int8 scale each, the one of the plain `round_channels`; the result as from it."""
-    return Feedback.of(gram_KK, damping).round_channels(rows_NK, clip)
-
-
-def _fixed(scales_XN: np.ndarray, row_K: np.ndarray) -> ScalesOf:
-    """Scales known beforehand; `row_K` tells for each column, in the order of rounding, which row of them is its."""
-    return lambda first, last, target: scales_XN[row_K[first:last]]
-
-
-def _damped(gram_KK: np.ndarray, order_K: np.ndarray | None, extra: float) -> np.ndarray:
+def _damped(gram_KK: np.ndarray, order_K: np.ndarray, extra: float) -> np.ndarray:
     """A copy in the order of rounding with `extra` on the diagonal; inactive channels as in the identity."""
     size = len(gram_KK)
-    dtype = np.float64 if size <= _FLOAT64_COLUMNS else np.float32
-    if order_K is None:
-        matrix = gram_KK.astype(dtype)
-    else:
-        matrix = np.empty((size, size), dtype)
-        for row, source in enumerate(order_K):
-            matrix[row] = gram_KK[source, order_K]
+    matrix = np.empty((size, size), gram_dtype(size))
+    for row, source in enumerate(order_K):
+        matrix[row] = gram_KK[source, order_K]
     diagonal: np.ndarray = matrix.reshape(-1)[:: size + 1]
     inactive = np.asarray(diagonal <= 0)
     diagonal += extra
@@ -197,15 +136,15 @@ def _damped(gram_KK: np.ndarray, order_K: np.ndarray | None, extra: float) -> np
 def _factor_in_place(matrix: np.ndarray) -> np.ndarray | None:
     """Makes I + F of H = (I + F) D (I + F)^T in panels from the last and returns D; None if H has no such factor."""
     costs = np.empty(len(matrix), matrix.dtype)
-    for last in range(len(matrix), 0, -_PANEL):
-        first = max(last - _PANEL, 0)
+    for last in range(len(matrix), 0, -PANEL):
+        first = max(last - PANEL, 0)
         try:
             corner = np.linalg.cholesky(matrix[first:last, first:last][::-1, ::-1])[::-1, ::-1]
         except np.linalg.LinAlgError:
             return None
         above = np.linalg.solve(corner, matrix[:first, first:last].T).T
-        for start in range(0, first, _PANEL):
-            stop = min(start + _PANEL, first)
+        for start in range(0, first, PANEL):
+            stop = min(start + PANEL, first)
             matrix[:stop, start:stop] -= above[:stop] @ above[start:stop].T
         matrix[:first, first:last] = above
         matrix[first:last, first:last] = corner

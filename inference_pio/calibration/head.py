@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from inference_pio.calibration.layer import TapChoice, choose_step
 from inference_pio.calibration.observers import Observer, ObserverKind
-from inference_pio.calibration.smoothing import SEARCHED_ROWS, Smoothing
-from inference_pio.calibration.statistics import KEPT_ROWS
+from inference_pio.calibration.smoothing import SEARCHED_ROWS
+from inference_pio.calibration.statistics import kept_rows
 from inference_pio.calibration.taps import Tap
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.formats import W8A8_STATIC
@@ -46,16 +46,16 @@ class Head:
 
         It is that of the asked kind, or of the kind with the least error of the logits of some tokens.
         """
-        weight_C = self.norm.read(0, self.norm.count)
-        observer = Observer("the head's inputs", self.tap.columns, ObserverKind.MIN_MAX)
-        kept, each = [], max(2, -(-KEPT_ROWS // samples))
+        weight_C = self.norm.whole()
+        observer = Observer("the head's inputs", self.tap.columns)
+        kept = []
         for x_1SC in hidden:
             normed_SC = x_1SC[0] / np.sqrt(np.square(x_1SC[0]).mean(axis=1, keepdims=True) + np.float32(self.epsilon))
             normed_SC *= weight_C
             observer.update(normed_SC)
-            kept.append(normed_SC[np.linspace(0, len(normed_SC) - 1, min(each, len(normed_SC))).astype(np.int64)])
-        plain = TapChoice(self.tap, Smoothing(np.ones(self.tap.columns, np.float32), None, 0.0, 0.0), ())
-        chosen = choose_step(plain, observer, kind, np.concatenate(kept), [(self._some_rows(), W8A8_STATIC)])
+            kept.append(kept_rows(normed_SC, samples))
+        pairs = [(self._some_rows(), W8A8_STATIC)]
+        chosen = choose_step(TapChoice.plain(self.tap), observer, kind, np.concatenate(kept), pairs)
         assert chosen.step is not None
         return chosen.step
 

@@ -15,6 +15,7 @@ from inference_pio.calibration.products import (
     Input,
     dequantized,
     exact_columns,
+    plainly_rounded,
     relative_error,
     round_weight,
     rounded_input,
@@ -39,9 +40,22 @@ class TapChoice:
     step: float | None = None
     observer: str | None = None
 
+    @classmethod
+    def plain(cls, tap: Tap) -> TapChoice:
+        """No smoothing and no exact columns."""
+        return cls(tap, Smoothing(np.ones(tap.columns, np.float32), None, 0.0, 0.0), ())
+
     @property
     def input(self) -> Input:
         return Input(self.smoothing.factors, self.exact, self.step)
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """The tensors that smoothing changes: those that take factors, and those that give them up."""
+        absorber = self.tap.absorber
+        if self.smoothing.strength is None or absorber is None:
+            return ()
+        return (*self.tap.linears, *absorber.tensors)
 
 
 @dataclass
@@ -86,10 +100,12 @@ def choose_step(
     if not pairs:
         return choice
     exact_TK = rows_TK / choice.smoothing.factors
+    outputs = [exact_TK @ rows_NK.T for rows_NK, _ in pairs]
 
     def error(step: float) -> float:
         seen_TK = rounded_input(rows_TK, replace(choice, step=step).input, pairs[0][1])
-        return float(np.mean([relative_error(exact_TK @ rows.T, seen_TK @ rows.T) for rows, _ in pairs]))
+        errors = [relative_error(out, seen_TK @ rows.T) for out, (rows, _) in zip(outputs, pairs, strict=True)]
+        return float(np.mean(errors))
 
     step, found = best_step(observer, kind, error)
     return replace(choice, step=step, observer=found.value)
@@ -99,41 +115,41 @@ def best_step(
     observer: Observer, kind: ObserverKind | None, error: Callable[[float], float]
 ) -> tuple[float, ObserverKind]:
     """The step of the asked kind, or of the kind with the least `error(step)`, and its kind."""
-    state, found = observer.state(), []
+    found = []
     for candidate in ObserverKind if kind is None else (kind,):
-        step = Observer.from_state(observer.name, candidate, state).scale() or float(np.finfo(np.float32).tiny)
+        step = observer.scale(candidate) or float(np.finfo(np.float32).tiny)
         found.append((error(step), step, candidate))
     _, step, candidate = min(found, key=lambda entry: entry[0])
     return step, candidate
 
 
-def folded(weights: Mapping[str, np.ndarray], choices: list[TapChoice]) -> dict[str, np.ndarray]:
-    """The layer's tensors with all smoothing moved into them; the layer computes the same."""
-    result = dict(weights)
+def fold(tensors: dict[str, np.ndarray], choices: list[TapChoice]) -> None:
+    """Move all smoothing into a layer's tensors, which are replaced one by one; the layer computes the same."""
     for choice in choices:
         factors_K, absorber = choice.smoothing.factors, choice.tap.absorber
         if choice.smoothing.strength is None or absorber is None:
             continue
         for name in choice.tap.linears:
-            result[name] = result[name] * factors_K
+            tensors[name] = tensors[name] * factors_K
         rows_R = np.ones(int(absorber.rows.max()) + 1, np.float32)
         rows_R[absorber.rows] = factors_K
         for name in absorber.tensors:
-            tensor = result[name]
-            result[name] = tensor / (rows_R if tensor.ndim == 1 else rows_R[:, None])
-    return result
+            tensor = tensors[name]
+            tensors[name] = tensor / (rows_R if tensor.ndim == 1 else rows_R[:, None])
 
 
 def emit(
     statistics: list[TapStatistics],
     choices: list[TapChoice],
-    original: Mapping[str, np.ndarray],
+    tensors: dict[str, np.ndarray],
     format_of: FormatOf,
     switches: Switches,
 ) -> LayerResult:
-    """Round every linear layer of the recipe and gather what the export needs."""
-    tensors = folded(original, choices)
-    result = LayerResult(weights=dict(tensors))
+    """Round every linear layer of the recipe and gather what the export needs.
+
+    `tensors` are the layer's, folded; the result takes them over, so that rounded ones are not held beside them.
+    """
+    result = LayerResult(weights=tensors)
     for stats, choice in zip(statistics, choices, strict=True):
         formats = {name: format_of(name) for name in choice.tap.linears}
         feedback = _feedback(stats, choice, formats, switches)
@@ -151,21 +167,28 @@ def emit(
             result.linears.append(_facts(name, linear, choice, kept))
             if not kept:
                 result.arrays |= linear.arrays(name, choice)
-                result.weights[name] = linear.found
-    changed = [name for name in tensors if tensors[name] is not original[name]]
+                tensors[name] = linear.weight(formats[name], choice)
+    changed = dict.fromkeys(name for choice in choices for name in choice.changes)
     result.arrays |= {name: tensors[name] for name in changed if f"{name}.codes" not in result.arrays}
     return result
 
 
 @dataclass(frozen=True)
 class _Rounded:
+    """Codes and scales of a weight [N, K], its exact columns float32 [N, exact], and the errors of its output."""
+
     codes: np.ndarray
     scales: np.ndarray
     exact: np.ndarray
-    found: np.ndarray
     static: bool
-    error: float
-    plain_error: float
+    error: float = 0.0
+    plain_error: float = 0.0
+
+    def weight(self, chosen: WeightFormat, choice: TapChoice) -> np.ndarray:
+        """float32 [N, K] as the artifact will use it."""
+        found_NK = dequantized(self.codes, self.scales, chosen, choice.tap.columns)
+        found_NK[:, list(exact_columns(choice.exact, chosen))] = self.exact
+        return found_NK
 
     def arrays(self, name: str, choice: TapChoice) -> dict[str, np.ndarray]:
         arrays = {f"{name}.codes": self.codes, f"{name}.scales": self.scales}
@@ -188,38 +211,40 @@ def _round(
 ) -> _Rounded:
     factors_K, columns = choice.smoothing.factors, rows_NK.shape[1]
     exact, static = list(exact_columns(choice.exact, chosen)), chosen.activations is Activations.STATIC
-    inner_NK = rows_NK.copy()
-    inner_NK[:, exact] = 0
+    inner_NK = rows_NK
+    if exact:
+        inner_NK = rows_NK.copy()
+        inner_NK[:, exact] = 0
     if feedback is not None and chosen.bits == 4:
         codes, scales = feedback.round_blocks(inner_NK, 4, chosen.block(columns), switches.clipping)
     else:
         importance_K = stats.importance() / np.square(factors_K)
         codes, scales = round_weight(inner_NK, chosen, switches.clipping, importance_K)
-    found_NK = dequantized(codes, scales, chosen, columns)
-    found_NK[:, exact] = rows_NK[:, exact]
+    del inner_NK
     x_TK = stats.rows()
     exact_TN = (x_TK / factors_K) @ rows_NK.T
-    error = relative_error(exact_TN, rounded_input(x_TK, choice.input, chosen) @ found_NK.T)
+    found = _Rounded(codes, scales, rows_NK[:, exact], static)
+    error = relative_error(exact_TN, rounded_input(x_TK, choice.input, chosen) @ found.weight(chosen, choice).T)
     if not np.isfinite(error):
         raise BadInputError(f"the output of '{name}' is not finite: check the checkpoint")
-    plain = _plain_error(stats, rows_NK * (1 / factors_K), exact_TN, chosen)
-    return _Rounded(codes, scales, rows_NK[:, exact], found_NK, static, error, plain)
+    return replace(found, error=error, plain_error=_plain_error(stats, rows_NK, factors_K, exact_TN, chosen))
 
 
-def _plain_error(stats: TapStatistics, rows_NK: np.ndarray, exact_TN: np.ndarray, chosen: WeightFormat) -> float:
-    """The error of rounding to nearest with scales that clip nothing, all steps off."""
+def _plain_error(
+    stats: TapStatistics, rows_NK: np.ndarray, factors_K: np.ndarray, exact_TN: np.ndarray, chosen: WeightFormat
+) -> float:
+    """The error of rounding to nearest with scales that clip nothing, all steps off; `rows_NK` are smoothed."""
     ones = np.ones(rows_NK.shape[1], np.float32)
-    codes, scales = round_weight(rows_NK, chosen, False, None)
     step = static_step(stats.channel_max(), ones, ()) if chosen.activations is Activations.STATIC else None
     seen_TK = rounded_input(stats.rows(), Input(ones, (), step), chosen)
-    return relative_error(exact_TN, seen_TK @ dequantized(codes, scales, chosen, rows_NK.shape[1]).T)
+    return relative_error(exact_TN, seen_TK @ plainly_rounded(rows_NK, 1 / factors_K, chosen).T)
 
 
 def _feedback(
     stats: TapStatistics, choice: TapChoice, formats: Mapping[str, WeightFormat], switches: Switches
 ) -> Feedback | None:
     wanted = switches.second_order and any(chosen.quantized and chosen.bits == 4 for chosen in formats.values())
-    return Feedback.of(stats.take_gram(choice.smoothing.factors), act_order=True) if wanted else None
+    return Feedback.of(stats.take_gram(choice.smoothing.factors)) if wanted else None
 
 
 def _facts(name: str, linear: _Rounded, choice: TapChoice, kept: bool) -> dict[str, Any]:

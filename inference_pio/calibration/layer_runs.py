@@ -99,6 +99,7 @@ class Runner:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3
+        options.enable_cpu_mem_arena = False
         data = ir.to_proto(model).SerializeToString()
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from enum import Enum
 
 import numpy as np
@@ -12,6 +11,8 @@ from inference_pio.errors import BadInputError
 
 LEVELS = 127
 """Steps on either side of zero; symmetric int8 leaves -128 unused."""
+PERCENTILE = 99.99
+"""Percent of all values that its clip leaves as they are."""
 
 _SHIFT = 16
 """Mantissa bits that one bin of |x| spans: 128 bins to an octave, each less than 0.8 % wide."""
@@ -40,16 +41,11 @@ class Observer:
 
     Every bin holds the magnitudes above one float32 and up to another with the same leading bits, counted as integers;
     maxima are exact. So neither the chunks that tokens come in nor their order change any result, bit for bit. Memory
-    is 256 KB and 4 bytes per channel. `percentile` is for that kind alone (None means 99.99).
+    is 256 KB and 4 bytes per channel.
     """
 
-    def __init__(self, name: str, channels: int, kind: ObserverKind, percentile: float | None = None):
-        if percentile is not None and kind is not ObserverKind.PERCENTILE:
-            raise BadInputError(f"a percentile has no meaning for the {kind.value} observer of {name}: leave it out")
-        if percentile is not None and not 0 < percentile <= 100:
-            raise BadInputError(f"percentile {percentile} for {name} is out of range: use more than 0 and at most 100")
-        self.name, self.kind = name, kind
-        self.percentile = 99.99 if percentile is None else percentile
+    def __init__(self, name: str, channels: int) -> None:
+        self.name = name
         self._counts = np.zeros(_BINS, np.int64)
         self._channel_bits_K = np.zeros(channels, np.uint32)
 
@@ -88,8 +84,8 @@ class Observer:
         """The largest magnitude of every channel, float32 [channels]; 0 where nothing was seen."""
         return self._channel_bits_K.view(np.float32).copy()
 
-    def scale(self) -> float:
-        """The width of a step: a value is `level * scale` with levels -127..127.
+    def scale(self, kind: ObserverKind) -> float:
+        """The width of a step by `kind`: a value is `level * scale` with levels -127..127.
 
         0.0 when all activations are zero, or so small that the scale would be no normal float32: the caller decides
         what an empty range means. Raises BadInputError when nothing was seen.
@@ -99,49 +95,16 @@ class Observer:
         largest = float(self.channel_max().max())
         if largest == 0:
             return 0.0
-        if self.kind is ObserverKind.MIN_MAX:
+        if kind is ObserverKind.MIN_MAX:
             clip = largest
-        elif self.kind is ObserverKind.PERCENTILE:
-            clip = _percentile_clip(self._counts, largest, self.percentile)
-        elif self.kind is ObserverKind.ENTROPY:
+        elif kind is ObserverKind.PERCENTILE:
+            clip = _percentile_clip(self._counts, largest)
+        elif kind is ObserverKind.ENTROPY:
             clip = _entropy_clip(self._counts, largest)
         else:
             clip = _mse_clip(self._counts, largest)
         scale = np.float32(clip) / np.float32(LEVELS)
         return float(scale) if scale >= np.finfo(np.float32).tiny else 0.0
-
-    def state(self) -> dict[str, np.ndarray]:
-        """All that was seen: `counts` int64 [bins] and `channel_max` float32 [channels], as copies."""
-        return {"counts": self._counts.copy(), "channel_max": self.channel_max()}
-
-    @classmethod
-    def from_state(
-        cls, name: str, kind: ObserverKind, state: Mapping[str, np.ndarray], percentile: float | None = None
-    ) -> Observer:
-        """The observer that had this state; raises BadInputError for anything that `state()` cannot have returned."""
-        counts, maxima_K = state.get("counts"), state.get("channel_max")
-        if not (
-            set(state) == {"counts", "channel_max"}
-            and counts is not None
-            and maxima_K is not None
-            and (counts.dtype, counts.shape) == (np.int64, (_BINS,))
-            and (maxima_K.dtype, maxima_K.ndim) == (np.float32, 1)
-            and counts.min() >= 0
-            and len(maxima_K) > 0
-            and np.isfinite(maxima_K).all()
-            and maxima_K.min() >= 0
-            and counts.sum() % len(maxima_K) == 0
-            and int(counts.nonzero()[0].max(initial=0)) == _bin_of(float(maxima_K.max()))
-        ):
-            raise BadInputError(f"the saved activation statistics of {name} are damaged: calibrate again")
-        observer = cls(name, len(maxima_K), kind, percentile)
-        observer._counts = counts.copy()
-        observer._channel_bits_K = (maxima_K + np.float32(0)).view(np.uint32)
-        return observer
-
-
-def _bin_of(magnitude: float) -> int:
-    return (int(np.float32(magnitude).view(np.uint32)) + (1 << _SHIFT) - 1) >> _SHIFT
 
 
 def _upper_edges(largest: float) -> np.ndarray:
@@ -150,10 +113,10 @@ def _upper_edges(largest: float) -> np.ndarray:
     return np.minimum(edges, largest)
 
 
-def _percentile_clip(counts: np.ndarray, largest: float, percentile: float) -> float:
-    """The edge that at least `percentile` % of all values, zeros included, do not exceed; never 0."""
+def _percentile_clip(counts: np.ndarray, largest: float) -> float:
+    """The edge that at least PERCENTILE % of all values, zeros included, do not exceed; never 0."""
     cumulative = counts.cumsum()
-    rank = math.ceil(percentile / 100 * int(cumulative[-1]))
+    rank = math.ceil(PERCENTILE / 100 * int(cumulative[-1]))
     edge = float(_upper_edges(largest)[np.searchsorted(cumulative, min(rank, int(cumulative[-1])))])
     return edge if edge > 0 else largest
 

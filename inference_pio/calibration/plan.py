@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -14,6 +11,7 @@ import onnx_ir as ir
 
 from inference_pio.artifact.printable import printable
 from inference_pio.calibration.examples import EXAMPLE
+from inference_pio.calibration.memory import Sizes, expected_memory, sizes_of
 from inference_pio.calibration.options import CalibrationOptions
 from inference_pio.calibration.recipes import Recipe, find_recipe
 from inference_pio.calibration.text import CalibrationText
@@ -26,15 +24,6 @@ from inference_pio.graphs.source import WeightSource
 from inference_pio.graphs.spec import DecoderSpec
 from inference_pio.graphs.targets import find_pair
 
-BASE_BYTES = 180 << 20
-"""Interpreter, numpy, onnx, ONNX Runtime and the graph itself."""
-LAYER_COPIES = 3.5
-"""float32 copies of a layer's weights at the peak: as read, smoothed, rounded, and what rounding works on."""
-STATIC_COPIES = 0.6
-"""More of them where static steps take a second pass."""
-
-_LAYER = re.compile(r"\.layers\.(?P<layer>\d+)\.(?:.*\.experts\.(?P<expert>\d+)\.)?")
-
 
 @dataclass(frozen=True)
 class CalibrationPlan:
@@ -45,13 +34,7 @@ class CalibrationPlan:
     recipe: Recipe
     options: CalibrationOptions
     threads: int
-    largest_layer: int
-    largest_expert: int
-    """Elements of the largest expert; experts come one at a time and are not part of `largest_layer`."""
-    expert_codes: int
-    """Bytes of the codes of all experts of a layer, which are kept until the layer is done."""
-    widest_gram: int
-    """Columns of the widest weight that second-order rounding works on, 0 for none."""
+    sizes: Sizes
 
     def format_of(self, tensor: str) -> WeightFormat:
         """The recipe's format of a checkpoint tensor."""
@@ -84,26 +67,8 @@ class CalibrationPlan:
 
     def expected_memory(self) -> int:
         """Expected peak of resident memory in bytes."""
-        options, spec = self.options, self.spec
-        by_head = spec.heads * (spec.mla.nope_dim + spec.mla.kv_rank) if spec.mla and self.static_head_products else 0
-        kept = 4 * (spec.heads * spec.head_dim + 3 * spec.hidden_size + spec.intermediate_size + by_head) * 600
-        activations = 4 * options.length * (6 * spec.hidden_size + 4 * spec.intermediate_size)
-        attention = 4 * spec.heads * options.length**2
-        gram = self.widest_gram**2 * (24 if self.widest_gram <= 4096 else 12)
-        weights = (LAYER_COPIES + self.static * STATIC_COPIES) * 4 * max(self.largest_layer, self.largest_expert)
-        decoder = weights + self.expert_codes + kept + 2 * activations + attention + gram
-        return int(BASE_BYTES + max(decoder, self._tower_memory()))
-
-    def _tower_memory(self) -> int:
-        """Bytes for a block of the vision tower and an image of the largest size; see `scenes.SceneReader`."""
-        vision = self.spec.vision
-        if vision is None:
-            return 0
-        patches = max(self.options.length // 2, 1) * vision.merge_size**2
-        weights = 4 * (4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size)
-        merger = 4 * vision.merged_size * (vision.merged_size + self.spec.hidden_size)
-        activations = 4 * patches * (8 * vision.hidden_size + 3 * vision.intermediate_size + 3 * vision.patch_values)
-        return 2 * max(weights, merger) + activations + 8 * vision.heads * patches**2
+        options = self.options
+        return expected_memory(self.sizes, self.spec, options.samples, options.length, self.static_head_products)
 
 
 def plan_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> CalibrationPlan:
@@ -119,8 +84,8 @@ def plan_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> Cal
         raise BadInputError(
             f"samples of {options.length} tokens exceed the model's context of {spec.context_length}: use shorter ones"
         )
-    needed_sizes = _sizes(checkpoint, recipe, spec, options.switches.second_order)
-    plan = CalibrationPlan(architecture, spec, recipe, options, threads, *needed_sizes)
+    sizes = sizes_of(checkpoint.tensors, recipe, spec, options.switches.second_order)
+    plan = CalibrationPlan(architecture, spec, recipe, options, threads, sizes)
     needed = plan.expected_memory()
     if options.max_memory is not None and needed > options.max_memory:
         raise ResourceLimitError(
@@ -143,25 +108,3 @@ def is_static(recipe: Recipe) -> bool:
     """Whether any of a recipe's formats has a fixed step for its inputs."""
     formats = (recipe.layers, recipe.edges, *(chosen for _, chosen in recipe.overrides))
     return any(chosen.activations is Activations.STATIC for chosen in formats)
-
-
-def _sizes(checkpoint: Checkpoint, recipe: Recipe, spec: DecoderSpec, second_order: bool) -> tuple[int, int, int, int]:
-    """`largest_layer`, `largest_expert`, `expert_codes` and `widest_gram` of a plan."""
-    layers: Counter[str] = Counter()
-    experts: Counter[str] = Counter()
-    codes: Counter[str] = Counter()
-    widest = 0
-    for name, info in checkpoint.tensors.items():
-        found = _LAYER.search(name)
-        if found is None:
-            continue
-        size, chosen = math.prod(info.shape), recipe.format_of(name, spec)
-        if found["expert"] is None:
-            layers[found["layer"]] += size
-        else:
-            experts[found[0]] += size
-            codes[found["layer"]] += size * chosen.bits // 8 if chosen.quantized else 0
-        if len(info.shape) == 2 and second_order and chosen.bits == 4:
-            widest = max(widest, info.shape[1])
-    largest_layer, largest_expert, most_codes = (max(found.values(), default=0) for found in (layers, experts, codes))
-    return largest_layer, largest_expert, most_codes, widest

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from inference_pio.graphs.formats import Activations, WeightFormat
 from inference_pio.graphs.rounding import dequantize_blocks, dequantize_channels, round_blocks, round_channels
+
+ROWS = 256
+"""Rows of a weight that are rounded at a time."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,18 @@ def _per_block(x_TK: np.ndarray, block: int) -> np.ndarray:
 def round_weight(
     rows_NK: np.ndarray, chosen: WeightFormat, clip: bool, importance_K: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Codes and scales in the layout of a format."""
-    if chosen.integer_product:
-        return round_channels(rows_NK, clip, importance_K)
-    return round_blocks(rows_NK, chosen.bits, chosen.block(rows_NK.shape[1]), clip, importance_K)
+    """Codes and scales in the layout of a format; see `graphs.rounding`. Temporaries are of a piece of the rows."""
+    pieces = [_round_rows(rows_NK[rows], chosen, clip, importance_K) for rows in _pieces(rows_NK)]
+    return np.concatenate([codes for codes, _ in pieces]), np.concatenate([scales for _, scales in pieces])
+
+
+def plainly_rounded(rows_NK: np.ndarray, factors_K: np.ndarray, chosen: WeightFormat) -> np.ndarray:
+    """float32 [N, K]: the weights times `factors_K`, rounded to nearest with scales that clip nothing."""
+    found_NK = np.empty_like(rows_NK)
+    for rows in _pieces(rows_NK):
+        codes, scales = _round_rows(rows_NK[rows] * factors_K, chosen, False, None)
+        found_NK[rows] = dequantized(codes, scales, chosen, rows_NK.shape[1])
+    return found_NK
 
 
 def dequantized(codes: np.ndarray, scales: np.ndarray, chosen: WeightFormat, columns: int) -> np.ndarray:
@@ -80,3 +92,15 @@ def relative_error(exact_TN: np.ndarray, found_TN: np.ndarray) -> float:
     """Squared error as a share of the squared output."""
     power = float(np.square(exact_TN, dtype=np.float64).sum())
     return float(np.square(found_TN - exact_TN, dtype=np.float64).sum()) / power if power > 0 else 0.0
+
+
+def _pieces(rows_NK: np.ndarray) -> Iterator[slice]:
+    return (slice(start, start + ROWS) for start in range(0, len(rows_NK), ROWS))
+
+
+def _round_rows(
+    rows_NK: np.ndarray, chosen: WeightFormat, clip: bool, importance_K: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    if chosen.integer_product:
+        return round_channels(rows_NK, clip, importance_K)
+    return round_blocks(rows_NK, chosen.bits, chosen.block(rows_NK.shape[1]), clip, importance_K)

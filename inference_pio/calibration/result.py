@@ -2,8 +2,9 @@
 
 Arrays of a layer's file: `T.codes` and `T.scales` (a linear weight T, rounded), `T.exact_columns` and
 `T.exact_weights`, `T.activation_scale`; the last alone for a part of a tensor, `T[part]`, that is multiplied by head;
-`T` alone (float32, a tensor that took in smoothing); `cache.key` and `cache.value` (float32 [kv_heads, head_dim],
-steps of an int8 cache). The last layer's file may hold `head.activation_scale`, the step of a static head's input.
+`T` alone (float32, a tensor that took in smoothing); `cache.N.key` and `cache.N.value` (float32 [kv_heads, head_dim],
+steps of layer N's int8 cache). The last layer's file may hold `head.activation_scale`, the step of a static head's
+input.
 """
 
 from __future__ import annotations

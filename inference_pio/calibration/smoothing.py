@@ -60,11 +60,13 @@ def search_smoothing(
     rows = tap.absorber.rows
     by_largest = any(chosen.integer_product for chosen in quantized)
     activations_K = statistics.channel_max() if by_largest else np.sqrt(statistics.importance())
-    weights_K = np.max([np.abs(rows_NK).max(axis=0) for rows_NK, _ in weights], axis=0)
+    weights_K = np.max([np.maximum(rows_NK.max(axis=0), -rows_NK.min(axis=0)) for rows_NK, _ in weights], axis=0)
+    shared = len(np.unique(rows)) < len(rows)
     activations_R, weights_R = _by_row(activations_K, rows), _by_row(weights_K, rows)
     for strength in STRENGTHS:
         factors_K = _factors(activations_R, weights_R, strength, by_largest)[rows]
-        factors_K[list(exact)] = 1 if len(set(rows.tolist())) == len(rows) else factors_K[list(exact)]
+        if not shared:
+            factors_K[list(exact)] = 1
         error = _error(statistics, x_TK, some, outputs, exact, factors_K)
         if error < best.error:
             best = Smoothing(factors_K, strength, error, plain)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from inference_pio.calibration.observers import Observer, ObserverKind
+from inference_pio.calibration.gptq import gram_dtype
+from inference_pio.calibration.observers import Observer
 from inference_pio.calibration.taps import Tap
 
 KEPT_ROWS = 512
@@ -15,28 +16,36 @@ MOST_MASSIVE = 1 / 32
 """Above this share of massive channels whole tokens are large, which no choice of channels can help."""
 
 
+def rows_of_each(samples: int, length: int) -> int:
+    """How many rows are kept of each of `samples` samples of `length` tokens."""
+    return min(max(2, -(-KEPT_ROWS // samples)), length)
+
+
+def kept_rows(x_SK: np.ndarray, samples: int) -> np.ndarray:
+    """What one of `samples` samples adds to the rows that are kept: its first row, its last, and some between them."""
+    return x_SK[np.linspace(0, len(x_SK) - 1, rows_of_each(samples, len(x_SK))).astype(np.int64)]
+
+
 class TapStatistics:
     """Statistics of one tap over all samples, the same whatever chunks the samples came in.
 
-    `gram` asks for X^T X [K, K] (float64 up to 4,096 channels, else float32); without it only its diagonal is kept.
+    `gram` asks for X^T X [K, K], float64 or float32 as `gptq.gram_dtype` says; without it only its diagonal is kept.
     """
 
     def __init__(self, tap: Tap, samples: int, gram: bool) -> None:
         self.tap = tap
-        self.observer = Observer(f"the inputs of {tap.name}", tap.columns, ObserverKind.MIN_MAX)
-        self._per_sample = max(2, -(-KEPT_ROWS // samples))
+        self.observer = Observer(f"the inputs of {tap.name}", tap.columns)
+        self._samples = samples
         self._rows: list[np.ndarray] = []
         self._row_maxima: list[np.ndarray] = []
         self._squares = np.zeros(tap.columns, np.float64)
-        dtype = np.float64 if tap.columns <= 4096 else np.float32
-        self._gram = np.zeros((tap.columns, tap.columns), dtype) if gram else None
+        self._gram = np.zeros((tap.columns, tap.columns), gram_dtype(tap.columns)) if gram else None
         self._tokens = 0
 
     def update(self, x_SK: np.ndarray) -> None:
         """Take in one sample's activations, float32 [tokens, K]; raises BadInputError for NaN or infinity."""
         self.observer.update(x_SK)
-        places = np.linspace(0, len(x_SK) - 1, min(self._per_sample, len(x_SK))).astype(np.int64)
-        self._rows.append(x_SK[places])
+        self._rows.append(kept_rows(x_SK, self._samples))
         self._row_maxima.append(np.abs(x_SK).max(axis=1))
         self._squares += np.einsum("tk,tk->k", x_SK, x_SK, dtype=np.float64)
         if self._gram is not None:

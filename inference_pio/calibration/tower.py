@@ -19,7 +19,6 @@ from inference_pio.calibration.observers import ObserverKind
 from inference_pio.calibration.options import Progress
 from inference_pio.calibration.products import dequantized, relative_error, round_weight, rounded_input
 from inference_pio.calibration.scenes import Picture, Scene
-from inference_pio.calibration.smoothing import Smoothing
 from inference_pio.calibration.statistics import TapStatistics
 from inference_pio.calibration.taps import find_taps
 from inference_pio.calibration.workspace import Workspace
@@ -61,7 +60,7 @@ class Tower:
         before = features = 0
         for number, part in enumerate(self._parts):
             report("images", number, len(self._parts))
-            weights = {str(value.name): _whole(value) for value in part.weights}
+            weights = {str(value.name): stored_rows(value).whole() for value in part.weights}
             source, result = PATCHES.format(before), PATCHES.format(part.index + 1)
             if part.index < 0:  # a merger; the last one's features stand in the tokens' places
                 features = 0 if part is self._parts[-1] else features + 1
@@ -78,7 +77,7 @@ class Tower:
         return arrays, facts
 
     def _embed(self) -> None:
-        weights = {str(v.name): _whole(v) for v in self._weights_before()}
+        weights = {str(v.name): stored_rows(v).whole() for v in self._weights_before()}
         prelude = self._runner.prelude([self._embedded], list(weights))
         writer = self._work.write_hidden(PATCHES.format(0))
         for picture in self._pictures:
@@ -123,12 +122,12 @@ class Tower:
         return {"position_indices": indices, "position_weights": weights, "patch_positions": places}
 
     def _hidden(self, name: str) -> Iterator[np.ndarray]:
-        total = sum(picture.grid.frames * picture.grid.frame_patches for picture in self._pictures)
-        states, start = self._work.hidden(name, 1, total, self._vision.hidden_size)[0], 0
-        for picture in self._pictures:
-            stop = start + picture.grid.frames * picture.grid.frame_patches
-            yield np.array(states[start:stop]).reshape(picture.grid.frames, picture.grid.frame_patches, -1)
-            start = stop
+        start = 0
+        with self._work.hidden(name, self._vision.hidden_size) as states:
+            for picture in self._pictures:
+                stop = start + picture.grid.frames * picture.grid.frame_patches
+                yield states[start:stop].reshape(picture.grid.frames, picture.grid.frame_patches, -1)
+                start = stop
 
 
 class SceneFeatures:
@@ -138,15 +137,14 @@ class SceneFeatures:
         self._work, self._size = work, size
         counts = [picture.grid.frames * picture.grid.frame_tokens(merge) for picture in pictures]
         starts = np.concatenate([[0], np.cumsum(counts)]).astype(int).tolist()
-        self._total = starts[-1]
         self._starts = {picture.digest: start for picture, start in zip(pictures, starts, strict=False)}
 
     def put(self, scene: Scene, kind: int, x_SC: np.ndarray) -> np.ndarray:
         """`x_SC` with features in the places of images: kind 0 is what stands for tokens, n DeepStack's n-th."""
-        states = self._work.hidden(FEATURES.format(kind), 1, self._total, self._size)[0]
-        for place in scene.places:
-            first = self._starts[place.picture.digest] + place.first
-            x_SC[place.start : place.start + place.count] = states[first : first + place.count]
+        with self._work.hidden(FEATURES.format(kind), self._size) as states:
+            for place in scene.places:
+                first = self._starts[place.picture.digest] + place.first
+                x_SC[place.start : place.start + place.count] = states[first : first + place.count]
         return x_SC
 
 
@@ -176,10 +174,9 @@ def _step(
     stats: TapStatistics, weights: Mapping[str, np.ndarray], kind: ObserverKind | None
 ) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
     """The step of a tap's input, and what products of rounded inputs and weights lose by it."""
-    plain = Smoothing(np.ones(stats.tap.columns, np.float32), None, 0.0, 0.0)
-    choice, rows_TK = TapChoice(stats.tap, plain, ()), stats.rows()
+    rows_TK = stats.rows()
     pairs = [(weights[name], W8A8_STATIC) for name in stats.tap.linears]
-    choice = choose_step(choice, stats.observer, kind, rows_TK, pairs)
+    choice = choose_step(TapChoice.plain(stats.tap), stats.observer, kind, rows_TK, pairs)
     seen_TK = rounded_input(rows_TK, choice.input, W8A8_STATIC)
     arrays, facts = {}, []
     for name in stats.tap.linears:
@@ -188,8 +185,3 @@ def _step(
         arrays[f"{name}.activation_scale"] = np.array([choice.step], np.float32)
         facts.append({"tensor": name, "error": error, "observer": choice.observer})
     return arrays, facts
-
-
-def _whole(value: ir.Value) -> np.ndarray:
-    rows = stored_rows(value)
-    return rows.read(0, rows.count)

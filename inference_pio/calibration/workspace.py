@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from inference_pio.artifact.files import clear_folder, refuse_obstacle, write_at
 from inference_pio.artifact.hashing import hash_file
 from inference_pio.artifact.jsonfile import json_bytes
 from inference_pio.artifact.locking import FolderBusyError, FolderLock
+from inference_pio.calibration.hidden_states import HiddenStates, HiddenWriter, refused
 from inference_pio.calibration.result import FACTS, LAYERS, TOWER_FILE, layer_file
 from inference_pio.errors import BadInputError, ResourceLimitError
 
@@ -46,13 +46,13 @@ class Workspace:
                 f"another calibration is writing {self.out}: wait for it or choose another folder"
             ) from None
         except OSError as error:
-            raise _refused(self.folder, error) from error
+            raise refused(self.folder, error) from error
         try:
             if not self._may_go_on():
                 self._begin()
         except OSError as error:
             self._lock.release()
-            raise _refused(self.folder, error) from error
+            raise refused(self.folder, error) from error
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -66,11 +66,9 @@ class Workspace:
             count += 1
         return count if self._hidden(count).is_file() else 0
 
-    def hidden(
-        self, layer: int | str, samples: int, length: int, size: int, writable: bool = False
-    ) -> np.memmap[Any, Any]:
-        """The hidden states that layer `layer` reads, float32 [samples, length, size]; read sample by sample."""
-        return np.memmap(self._hidden(layer), np.float32, "r+" if writable else "r", shape=(samples, length, size))
+    def hidden(self, layer: int | str, size: int, writable: bool = False) -> HiddenStates:
+        """The hidden states that layer `layer` reads, float32 [tokens of all samples, size]."""
+        return HiddenStates(self._hidden(layer), size, writable)
 
     def write_hidden(self, layer: int | str) -> HiddenWriter:
         """Where the hidden states for layer `layer` go; they are there once it is closed."""
@@ -107,7 +105,7 @@ class Workspace:
                 "to go on"
             ) from error
         except OSError as error:
-            raise _refused(self.folder, error) from error
+            raise refused(self.folder, error) from error
         stored = json_bytes({"file": name, "sha256": digest, "facts": facts})
         write_atomically(facts_file, lambda file: file.write(stored))
 
@@ -140,7 +138,7 @@ class Workspace:
             self.folder.rename(self.out)
             shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
-            raise _refused(self.out, error) from error
+            raise refused(self.out, error) from error
 
     def _begin(self) -> None:
         """Clear the folder and say what it is for."""
@@ -165,37 +163,6 @@ class Workspace:
         return self.folder / f"layer.{layer}.json"
 
 
-class HiddenWriter:
-    """Hidden states written one sample after the other by plain writes."""
-
-    def __init__(self, place: Path) -> None:
-        self._place, self._temporary = place, place.with_suffix(".tmp")
-        self._file = self._temporary.open("wb")
-
-    def add(self, hidden_SC: np.ndarray) -> None:
-        """One sample, float32 [length, size]; raises ResourceLimitError when the disk is full."""
-        try:
-            self._file.write(np.ascontiguousarray(hidden_SC, np.float32).data.cast("B"))
-        except OSError as error:
-            raise _refused(self._place.parent, error) from error
-
-    def close(self) -> None:
-        """Put the file in its place; raises as `add` does."""
-        try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._temporary.replace(self._place)
-        except OSError as error:
-            raise _refused(self._place.parent, error) from error
-
-
 def refuse_existing(out: Path, force: bool) -> None:
     """Raise BadInputError when `out` exists and must not be replaced: only calibrations and empty folders may."""
     refuse_obstacle(out, force, "calibration", lambda folder: (folder / FACTS).is_file())
-
-
-def _refused(folder: Path, error: OSError) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceLimitError(f"no space left in {folder}: free some, then run the same command to go on")
-    return BadInputError(f"{folder} cannot be written ({error.strerror}): choose another place")

@@ -58,7 +58,9 @@ def round_blocks(
 
 def dequantize_channels(levels_NK: np.ndarray, scales_N: np.ndarray) -> np.ndarray:
     """float32 [N, K] of what `round_channels` returned."""
-    return levels_NK.astype(np.float32) * scales_N[:, None]
+    values_NK = levels_NK.astype(np.float32)
+    values_NK *= scales_N[:, None]
+    return values_NK
 
 
 def dequantize_blocks(data: np.ndarray, scales_NB: np.ndarray, bits: int, columns: int) -> np.ndarray:

@@ -85,6 +85,10 @@ class Rows:
         pieces = [self._read_group(*group) for group in self._groups(start, stop)]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
+    def whole(self) -> np.ndarray:
+        """All rows; as `read`."""
+        return self.read(0, self.count)
+
     def between(self, start: int, stop: int) -> str:
         """The names of the tensors that rows `start` to `stop` come from."""
         return " + ".join(name for names, _, _ in self._groups(start, stop) for name in names)

@@ -8,7 +8,7 @@ import pytest
 from graph_cases import arrays_of, canonical, spec_with
 
 from inference_pio.calibration import layer as layer_module
-from inference_pio.calibration.layer import LayerResult, TapChoice, choose, choose_step, emit, folded
+from inference_pio.calibration.layer import LayerResult, TapChoice, choose, choose_step, emit, fold
 from inference_pio.calibration.layer_graphs import LayerGraph, cut
 from inference_pio.calibration.layer_runs import Runner, feed_of
 from inference_pio.calibration.observers import Observer, ObserverKind
@@ -69,7 +69,13 @@ def calibrated(
     format_of = (lambda name: formats) if isinstance(formats, WeightFormat) else (lambda name: formats[name])
     statistics = observed(edit)
     choices = with_steps(choose(statistics, WEIGHTS, format_of, switches), statistics)
-    return choices, emit(statistics, choices, WEIGHTS, format_of, switches)
+    return choices, emit(statistics, choices, folded(choices), format_of, switches)
+
+
+def folded(choices: list[TapChoice], weights: dict[str, np.ndarray] = WEIGHTS) -> dict[str, np.ndarray]:
+    tensors = dict(weights)
+    fold(tensors, choices)
+    return tensors
 
 
 @pytest.mark.parametrize("edit", [lambda name, x_TK: None, massive], ids=["plain", "massive"])
@@ -134,7 +140,7 @@ def test_an_exception_keeps_all_linear_layers_of_its_tap():
     statistics = observed(hopeless)
     for switches, kept in ((replace(OFF, exceptions=True), [Q, K, V]), (OFF, [])):
         choices = choose(statistics, weights, lambda _: W8A8, switches)
-        result = emit(statistics, choices, weights, lambda _: W8A8, switches)
+        result = emit(statistics, choices, folded(choices, weights), lambda _: W8A8, switches)
         errors = {linear["tensor"]: linear["error"] for linear in result.linears}
         assert errors[K] > layer_module.WORST_ERROR > max(errors[Q], errors[DOWN])
         assert result.exceptions == kept
@@ -148,7 +154,7 @@ def test_an_exception_keeps_all_linear_layers_of_its_tap():
 def test_an_exception_under_smoothing_stores_its_folded_weights(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(layer_module, "WORST_ERROR", 0.0)
     choices, result = calibrated(W8A8, Switches())
-    tensors = folded(WEIGHTS, choices)
+    tensors = folded(choices)
     assert set(result.exceptions) == set(LINEARS)
     changed = {name for name in WEIGHTS if tensors[name] is not WEIGHTS[name]}
     assert changed and set(result.arrays) == changed
@@ -186,7 +192,7 @@ def test_what_is_not_finite_is_named():
 def stepped(kind: ObserverKind | None, x_TK: np.ndarray, formats: tuple[WeightFormat, ...]) -> TapChoice:
     statistics = observed()
     choice = choose(statistics, WEIGHTS, lambda _: W8A8_STATIC, OFF)[0]
-    observer = Observer("x", 32, ObserverKind.MIN_MAX)
+    observer = Observer("x", 32)
     observer.update(x_TK)
     return choose_step(choice, observer, kind, x_TK, [(WEIGHTS[n], f) for n, f in zip((Q, K), formats, strict=True)])
 
@@ -195,10 +201,10 @@ def test_a_static_step_is_that_of_the_asked_kind_or_the_best():
     x = np.random.default_rng(0).standard_t(2.5, (400, 32)).astype(np.float32)
     x[3, 4] = 400
     for kind in ObserverKind:
-        observer = Observer("x", 32, kind)
+        observer = Observer("x", 32)
         observer.update(x)
         found = stepped(kind, x, (W8A8_STATIC, W8A8_STATIC))
-        assert (found.step, found.observer) == (observer.scale(), kind.value)
+        assert (found.step, found.observer) == (observer.scale(kind), kind.value)
     errors = {}
     for kind in ObserverKind:
         step = stepped(kind, x, (W8A8_STATIC, W8A8_STATIC)).step

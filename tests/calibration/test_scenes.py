@@ -104,7 +104,7 @@ def logits(collector: Collector, work: Workspace, checkpoint: Path, layers: int,
     """Of all samples, from the hidden states after the last layer: float32 [samples, LENGTH, V]."""
     for index in range(layers):
         collector.calibrate_layer(index, lambda phase, done, total: None)
-    hidden = np.array(work.hidden(layers, count, LENGTH, 96))
+    hidden = work.hidden(layers, 96)[:].reshape(count, LENGTH, 96)
     tensors = load_file(checkpoint / "model.safetensors")
     normed = hidden / np.sqrt(np.square(hidden).mean(axis=-1, keepdims=True) + 1e-6)
     found: np.ndarray = normed * tensors["model.language_model.norm.weight"]

@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 from graph_cases import arrays_of, canonical, spec_with
 
-from inference_pio.calibration.layer import TapChoice, folded
+from inference_pio.calibration.layer import TapChoice, fold
 from inference_pio.calibration.layer_graphs import LayerGraph, cut
 from inference_pio.calibration.layer_runs import Runner, feed_of
 from inference_pio.calibration.smoothing import Smoothing
@@ -87,6 +87,12 @@ def run(layer: LayerGraph, runner: Runner, weights: dict[str, np.ndarray]) -> np
     hidden = np.random.default_rng(5).normal(size=(1, 7, 32)).astype(np.float32)
     feed = feed_of(layer, hidden, runner.shared_values(7), weights)
     return runner.session(layer, []).run(None, feed)[0]
+
+
+def folded(weights: dict[str, np.ndarray], choices: list[TapChoice]) -> dict[str, np.ndarray]:
+    tensors = dict(weights)
+    fold(tensors, choices)
+    return tensors
 
 
 @pytest.mark.parametrize(

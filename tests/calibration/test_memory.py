@@ -1,0 +1,97 @@
+"""The expected memory: sizes counted by hand, and stages whose memory numpy can tell."""
+
+import math
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graph_cases import spec_with
+
+from inference_pio.calibration.gptq import Feedback
+from inference_pio.calibration.layer import choose, emit, fold
+from inference_pio.calibration.memory import MATRIX_COPIES, ROW_COPIES, expected_memory, second_order_bytes, sizes_of
+from inference_pio.calibration.options import Switches
+from inference_pio.calibration.recipes import RECIPES
+from inference_pio.calibration.statistics import TapStatistics
+from inference_pio.calibration.taps import Tap
+from inference_pio.checkpoint.safetensors_header import TensorInfo
+from inference_pio.graphs.formats import W8A8, WeightFormat
+
+SPEC = spec_with(windows=(None, None))
+SHAPES = {
+    "model.embed_tokens.weight": (1000, 64),
+    **{f"model.layers.{layer}.input_layernorm.weight": (64,) for layer in range(3)},
+    **{f"model.layers.{layer}.self_attn.{name}_proj.weight": (64, 64) for layer in range(3) for name in "qo"},
+    "model.layers.0.mlp.down_proj.weight": (64, 256),
+    "model.layers.1.mlp.gate.weight": (2, 64),
+    **{f"model.layers.1.mlp.experts.{e}.up_proj.weight": (128, 64) for e in range(2)},
+    **{f"model.layers.1.mlp.experts.{e}.down_proj.weight": (64, 128) for e in range(2)},
+    "model.layers.2.mlp.down_proj.weight": (640, 640),  # beyond the layers that are asked for
+}
+TENSORS = {name: TensorInfo(name, "F32", shape, Path("x"), 0, 4 * math.prod(shape)) for name, shape in SHAPES.items()}
+
+
+def test_sizes_are_those_of_the_largest_layer_and_expert():
+    sizes = sizes_of(TENSORS, RECIPES["w8a8"], SPEC, second_order=True)
+    assert sizes.layer == 4 * (64 + 2 * 64 * 64 + 64 * 256)
+    assert sizes.matrix == 4 * 64 * 256
+    assert sizes.codes == 2 * 64 * (64 + 4) + 64 * (256 + 4)
+    assert sizes.widths == 2 * 128 + 320
+    assert sizes.expert == 4 * 2 * 64 * 128
+    assert sizes.expert_codes == 2 * (128 * (64 + 4) + 64 * (128 + 4))
+    assert sizes.expert_widths == 2 * 192
+    assert sizes.gram == sizes.expert_gram == 0
+
+
+def test_four_bits_take_half_and_the_products_of_their_inputs():
+    sizes = sizes_of(TENSORS, RECIPES["int4-calibrated"], SPEC, second_order=True)
+    assert sizes.codes == 2 * 64 * (32 + 4) + 64 * (128 + 2 * 4)
+    assert sizes.gram == second_order_bytes([64, 256])
+    assert sizes.expert_gram == second_order_bytes([64, 128])
+    assert sizes_of(TENSORS, RECIPES["int4-calibrated"], SPEC, second_order=False).gram == 0
+
+
+def test_what_is_held_counts_once_and_rows_by_their_number():
+    sizes = sizes_of(TENSORS, RECIPES["w8a8"], SPEC, second_order=True)
+
+    def needs(samples: int, length: int, heads: int = SPEC.heads) -> int:
+        return expected_memory(sizes, spec_with(windows=SPEC.windows, heads=heads), samples, length, False)
+
+    assert needs(64, 512) == needs(2, 512)
+    assert needs(2000, 512) - needs(64, 512) == pytest.approx(4 * ROW_COPIES * (4000 - 512) * sizes.widths, rel=1e-6)
+    assert needs(1, 512, heads=8) - needs(1, 512, heads=4) == 8 * 4 * 512**2
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("columns", [700, 1500])
+def test_second_order_rounding_stays_within_its_bytes(columns: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("inference_pio.calibration.gptq.FLOAT64_COLUMNS", 1000)
+    gram_KK = np.eye(columns, dtype=np.float64 if columns <= 1000 else np.float32)
+    expected = second_order_bytes([columns])
+    assert 0.7 * expected < gram_KK.nbytes + peak_of(lambda: Feedback.of(gram_KK)) <= expected
+
+
+@pytest.mark.parametrize("chosen", [W8A8, WeightFormat(8)])
+def test_rounding_a_layer_stays_within_its_terms(chosen: WeightFormat):
+    random, names = np.random.default_rng(0), ("gate", "up")
+    tensors = {name: random.normal(size=(1024, 1024)).astype(np.float32) for name in names}
+    statistics = TapStatistics(Tap(ir.Value(name="x"), names, 1024, None), 1, gram=False)
+    statistics.update(random.normal(size=(64, 1024)).astype(np.float32))
+    choices = choose([statistics], tensors, lambda _: chosen, Switches())
+    fold(tensors, choices)
+    peak = peak_of(lambda: emit([statistics], choices, tensors, lambda _: chosen, Switches(clipping=False)))
+    matrix, codes = 4 << 20, 2 << 20
+    # The first of the float matrices is counted among the layer's once it is replaced.
+    assert peak <= codes * 1.1 + MATRIX_COPIES * matrix + 4 * ROW_COPIES * 64 * 2 * 2048 + matrix
+    assert peak > codes + matrix
