@@ -12,14 +12,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from inference_pio.artifact.bundle import Artifact
-from inference_pio.artifact.cache_rows import rounded_up
-from inference_pio.artifact.manifest import GraphFacts
-from inference_pio.build.options import DEFAULT_CONTEXT
+from inference_pio.build.limits import limits_of
+from inference_pio.build.options import BuildOptions
 from inference_pio.build.pipeline import ROLES
 from inference_pio.build.profiles import profiles
 from inference_pio.build.worker import allow_decomposition
@@ -37,32 +37,40 @@ class Judgement:
     refusal: str
 
 
-def judge(artifact: Artifact, graph: GraphFacts, capability: str = "8.6", max_context: int | None = None) -> Judgement:
-    """Parse a graph and build it with the profiles of `inference-pio build`."""
+def judge(artifact: Artifact, options: BuildOptions, capability: str = "8.6") -> Iterator[Judgement]:
+    """Parse and build every graph that becomes an engine, with the profiles of `inference-pio build`."""
+    limits = limits_of(artifact, options)
+    for graph in artifact.manifest.graphs:
+        if graph.role in ROLES:
+            yield judge_file(artifact.file(graph.file).resolve(), profiles(graph, limits), capability)
+
+
+def judge_file(file: Path, ranges: Sequence[Mapping[str, Any]], capability: str = "8.6") -> Judgement:
+    """Parse a file and, where that succeeds, build it for these profiles; without any it is only parsed."""
     import tensorrt_rtx as rtx
 
-    context = min(max_context or DEFAULT_CONTEXT, artifact.manifest.model.context_length)
     log, started = _log(rtx), time.monotonic()
     builder = rtx.Builder(log)
     network = builder.create_network(0)
     parser = rtx.OnnxParser(network, log)
-    if not parser.parse_from_file(str(artifact.file(graph.file).resolve())):
+    if not parser.parse_from_file(str(file)):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        return Judgement(graph.file, 0, 0, 0.0, "; ".join(f"{e.node_name()}: {_line(e.desc())}" for e in errors))
+        refusal = "; ".join(f"{error.node_name()}: {_line(error.desc())}" for error in errors)
+        return Judgement(file.name, 0, 0, 0.0, refusal or "no reason given")
+    if not ranges:
+        return Judgement(file.name, network.num_layers, 0, time.monotonic() - started, "")
     allow_decomposition(rtx, network)
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1
     config.set_compute_capability(getattr(rtx.ComputeCapability, f"SM{capability.replace('.', '')}"), 0)
-    for ranges in profiles(graph, rounded_up(context)):
+    for shapes in ranges:
         profile = builder.create_optimization_profile()
-        for name, shapes in ranges.items():
-            profile.set_shape(name, *shapes)
+        for name, (least, best, most) in shapes.items():
+            profile.set_shape(name, least, best, most)
         config.add_optimization_profile(profile)
     engine = builder.build_serialized_network(network, config)
-    seconds = time.monotonic() - started
-    if engine is None:
-        return Judgement(graph.file, network.num_layers, 0, seconds, _line(log.last or "no reason given"))
-    return Judgement(graph.file, network.num_layers, engine.nbytes, seconds, "")
+    size, refusal = (0, _line(log.first or "no reason given")) if engine is None else (engine.nbytes, "")
+    return Judgement(file.name, network.num_layers, size, time.monotonic() - started, refusal)
 
 
 def _log(rtx: Any) -> Any:
@@ -71,11 +79,11 @@ def _log(rtx: Any) -> Any:
     class Log(rtx.ILogger):
         def __init__(self) -> None:
             rtx.ILogger.__init__(self)
-            self.last = ""
+            self.first = ""
 
         def log(self, severity: Any, message: str) -> None:
-            if severity in (rtx.ILogger.ERROR, rtx.ILogger.INTERNAL_ERROR) and not self.last:
-                self.last = message
+            if severity in (rtx.ILogger.ERROR, rtx.ILogger.INTERNAL_ERROR) and not self.first:
+                self.first = message
 
     return Log()
 
@@ -91,21 +99,22 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--capability", choices=("7.5", "8.0", "8.6", "8.9", "12.0"), default="8.6")
     parser.add_argument("--max-context", type=int)
     asked = parser.parse_args(arguments)
+    refused = 0
     try:
         import tensorrt_rtx as rtx
 
         artifact = Artifact.open(asked.artifact)
-    except (ImportError, InferencePioError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"TensorRT-RTX {rtx.__version__}, compute capability {asked.capability}")
-    refused = 0
-    for graph in artifact.manifest.graphs:
-        if graph.role in ROLES:
-            found = judge(artifact, graph, asked.capability, asked.max_context)
-            result = found.refusal or f"{found.layers} layers, {found.size / 1e6:.1f} MB, {found.seconds:.1f} s"
-            print(f"{found.graph:<18} {'REFUSED: ' if found.refusal else ''}{result}")
+        print(f"TensorRT-RTX {rtx.__version__}, compute capability {asked.capability}")
+        for found in judge(artifact, BuildOptions(max_context=asked.max_context), asked.capability):
+            built = f"{found.layers} layers, {found.size / 1e6:.1f} MB, {found.seconds:.1f} s"
+            print(f"{found.graph:<18} {f'REFUSED: {found.refusal}' if found.refusal else built}")
             refused += bool(found.refusal)
+    except ImportError as error:
+        print(f"error: {error}: pip install tensorrt-rtx-cu12", file=sys.stderr)
+        return 2
+    except InferencePioError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     return 3 if refused else 0
 
 
