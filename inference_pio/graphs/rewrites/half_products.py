@@ -25,8 +25,8 @@ from inference_pio.graphs.weights import holds_rows, stored_rows
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 NARROW_INPUTS = ("past_key_values.", "attention_bias")
 """What the names of inputs begin with that are float16."""
-FUSED = {"Attention": (0, 1, 2, 3), "TensorScatter": (0, 1)}
-"""Operators that compute in float16 themselves, and their inputs of floats."""
+FUSED = {"Attention": 4, "TensorScatter": 2}
+"""Operators that compute in float16 themselves, and how many of their inputs, from the first on, are floats."""
 MOVES = {"Concat", "Expand", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 """Operators that only move data, whose result has the type of what they are given; so has Gather."""
 
@@ -56,7 +56,7 @@ def rewrite(graph: ir.Graph, match: ir.Node, context: LoweringContext) -> None:
     elif node.op_type == "MatMul":
         _visit_product(graph, state, node, context)
     elif node.op_type in FUSED:
-        for index in FUSED[node.op_type]:
+        for index in range(min(FUSED[node.op_type], len(node.inputs))):
             _read(graph, state, node, index, half=True)
         _mark(state, node)
     elif node.op_type in MOVES or node.op_type == "Gather":

@@ -33,6 +33,7 @@ from inference_pio.graphs.rewrites import (
     scattered_attention,
     static_head_products,
     static_products,
+    vision_attention_heads,
     vision_attention_parts,
 )
 from inference_pio.graphs.targets.target import Attention, Step, Target
@@ -93,7 +94,13 @@ MODERN = replace(
         Step(half_products, required=True, half=True),
     ),
     vision_steps=(
-        *TRT85.vision_steps,
+        Step(int32_inputs, required=True),
+        Step(vision_attention_heads, required=True, half=True),
+        Step(vision_attention_parts, required=True, half=False),
+        Step(rotary_parts, required=True),
+        Step(static_products),
+        Step(layer_norm_parts, required=True),
+        Step(activation_parts, required=True),
         Step(reduction_axes, required=True),
         Step(half_products, required=True, half=True),
     ),

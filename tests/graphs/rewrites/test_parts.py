@@ -13,6 +13,7 @@ from inference_pio.graphs.rewrites import (
     layer_norm_parts,
     rms_norm_parts,
     rotary_parts,
+    vision_attention_heads,
     vision_attention_parts,
 )
 
@@ -94,12 +95,26 @@ def test_rotation(interleaved, by_head):
     assert np.abs(run(made.model, **feeds) - expected).max() < 1e-6
 
 
-def test_attention_among_patches():
+def attention_among_patches():
     made = Handmade()
     q, k, v = (made.input(name, 2, "patches", 24) for name in "qkv")
     attributes = {"q_num_heads": 3, "kv_num_heads": 3, "scale": 0.3, "is_causal": 0}
     made.output(made.b.op("Attention", [q, k, v], attributes), "y", 2, "patches", 24)
-    same_without(made, vision_attention_parts, **{name: values(2, i + 4, 24)[:, :4] for i, name in enumerate("qkv")})
+    return made, {name: values(2, i + 4, 24)[:, :4] for i, name in enumerate("qkv")}
+
+
+def test_attention_among_patches():
+    made, feeds = attention_among_patches()
+    same_without(made, vision_attention_parts, **feeds)
+
+
+def test_attention_among_patches_with_heads_apart():
+    made, feeds = attention_among_patches()
+    expected = run(made.model, **feeds)
+    assert apply(made.model, vision_attention_heads).matches == 1
+    (attention,) = (node for node in made.model.graph if node.op_type == "Attention")
+    assert "q_num_heads" not in attention.attributes
+    assert np.abs(run(made.model, **feeds) - expected).max() < 1e-6
 
 
 @pytest.mark.parametrize(
