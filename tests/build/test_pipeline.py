@@ -201,11 +201,13 @@ def test_the_command_builds_and_says_what_it_made(gpu, artifact, monkeypatch, ca
 
 
 @pytest.mark.gpu
-def test_a_real_builder_makes_the_engines(artifact, tmp_path):
-    pytest.importorskip("tensorrt", reason="needs TensorRT 8.5 and a GPU")
+@pytest.mark.parametrize(("precision", "hardware"), [("fp32", "sm61"), ("fp16", "sm86"), ("w8a8-static", "sm86")])
+def test_a_real_builder_makes_the_engines(block_artifact, tmp_path, precision, hardware):
+    pytest.importorskip("tensorrt", reason="needs TensorRT and a GPU")
     pytest.importorskip("polygraphy", reason="needs Polygraphy")
     try:
-        report = build(Artifact.open(artifact), BuildOptions(max_context=CONTEXT), tmp_path)
+        artifact = Artifact.open(block_artifact(precision, hardware))
+        report = build(artifact, BuildOptions(max_context=CONTEXT), tmp_path)
     except BadInputError as error:
         pytest.skip(str(error))
     assert len(report.engines) == 3
