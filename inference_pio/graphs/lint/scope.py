@@ -17,6 +17,7 @@ import onnx
 
 from inference_pio.graphs.lint.element_types import spread
 from inference_pio.graphs.lint.loading import external_file
+from inference_pio.graphs.lint.names import separate_siblings, subgraphs
 
 SMALL = 1 << 22
 """Elements of the largest constant whose values are looked at: scales of every row of a token table fit."""
@@ -25,10 +26,7 @@ Shape = tuple[int | None, ...]
 
 @dataclass
 class Scope:
-    """The graph of a model with its nested graphs, or the body of a function: `root`.
-
-    Nodes and values of nested graphs are among the others; where two of those share a name, the later one is seen.
-    """
+    """The graph of a model with its nested graphs, or the body of a function: `root`; names are unique in it."""
 
     model: Any
     path: Path
@@ -135,7 +133,9 @@ def label(node: Any) -> str:
 
 
 def scopes(model: Any, path: Path) -> Iterator[Scope]:
-    """The model's graph, then its functions."""
+    """The model's graph, then its functions; names of the model that sibling graphs share are changed."""
+    for root in (model.graph, *model.functions):
+        separate_siblings(root)
     nodes: list[Any] = []
     initializers: dict[str, Any] = {}
     types: dict[str, Any] = {}
@@ -157,9 +157,3 @@ def _graphs(graph: Any) -> Iterator[Any]:
     for node in graph.node:
         for nested in subgraphs(node):
             yield from _graphs(nested)
-
-
-def subgraphs(node: Any) -> Iterator[Any]:
-    """The graphs in a node's attributes."""
-    for attribute in node.attribute:
-        yield from (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs)

@@ -13,8 +13,9 @@ from typing import Any
 import onnx
 
 from inference_pio.graphs.lint.element_types import STANDARD
+from inference_pio.graphs.lint.names import subgraphs
 from inference_pio.graphs.lint.rule import Objection
-from inference_pio.graphs.lint.scope import Scope, subgraphs
+from inference_pio.graphs.lint.scope import Scope
 
 
 def wiring(scope: Scope) -> Iterator[Objection]:

@@ -1,12 +1,17 @@
-"""Copies between buffers by address, on a GPU or on the host.
+"""Buffers of a cache, on a GPU or on the host, and copies between them by address.
 
-ONNX Runtime's Python interface moves whole tensors only; a cache is saved, restored and grown by rows.
+ONNX Runtime's Python interface moves whole tensors only; a cache is saved, restored and grown by rows. What it
+allocates on a GPU comes from an arena that doubles and gives nothing back, and whose free part the GPU counts as used:
+a cache that grows would find the GPU full too early. So buffers come from the device itself.
 """
 
 from __future__ import annotations
 
 import ctypes
+import weakref
 from typing import Protocol
+
+import numpy as np
 
 from inference_pio.errors import ResourceLimitError
 from inference_pio.runtime.backends.cuda_library import Cuda
@@ -24,6 +29,12 @@ class DeviceMemory(Protocol):
     def free_bytes(self) -> int | None:
         """What can still be allocated, None where that is not for this object to say."""
 
+    def allocate(self, size: int, what: str) -> int:
+        """The address of `size` new bytes; raises ResourceLimitError, or MemoryError on the host, without room."""
+
+    def give_back(self, address: int) -> None:
+        """Free what `allocate` returned."""
+
     def zero(self, address: int, size: int) -> None:
         """Fill `size` bytes with zeros."""
 
@@ -31,13 +42,33 @@ class DeviceMemory(Protocol):
         """Copy `rows` pieces of `width` bytes that lie `pitch` bytes apart; complete when this returns."""
 
 
+class DeviceBuffer:
+    """`size` bytes of a device's memory, zeros at first; given back when nothing refers to this any more."""
+
+    def __init__(self, memory: DeviceMemory, size: int, what: str) -> None:
+        self.address = memory.allocate(size, what)
+        weakref.finalize(self, memory.give_back, self.address).atexit = False  # the driver may be gone by then
+        memory.zero(self.address, size)
+
+
 class HostMemory:
     """Memory of this process."""
 
     kind, index = "cpu", 0
 
+    def __init__(self) -> None:
+        self._held: dict[int, np.ndarray] = {}
+
     def free_bytes(self) -> int | None:
         return None
+
+    def allocate(self, size: int, what: str) -> int:
+        array = np.empty(max(size, 1), np.uint8)
+        self._held[array.ctypes.data] = array
+        return array.ctypes.data
+
+    def give_back(self, address: int) -> None:
+        del self._held[address]
 
     def zero(self, address: int, size: int) -> None:
         ctypes.memset(address, 0, size)
@@ -59,6 +90,14 @@ class CudaMemory:
     def free_bytes(self) -> int | None:
         self.cuda.use()
         return self.cuda.free_and_total()[0]
+
+    def allocate(self, size: int, what: str) -> int:
+        self.cuda.use()
+        return self.cuda.allocate(size, what)
+
+    def give_back(self, address: int) -> None:
+        self.cuda.use()
+        self.cuda.free(address)
 
     def zero(self, address: int, size: int) -> None:
         self.cuda.use()

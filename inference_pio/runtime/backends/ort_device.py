@@ -14,7 +14,7 @@ from inference_pio.errors import BadInputError, InferencePioError, ResourceLimit
 from inference_pio.runtime.backends.cache_buffers import GROWTH, ITEMS
 from inference_pio.runtime.backends.cached_sequence import CachedSequence
 from inference_pio.runtime.backends.cuda import CUDA
-from inference_pio.runtime.backends.device_memory import DeviceMemory, check_free
+from inference_pio.runtime.backends.device_memory import DeviceBuffer, DeviceMemory, check_free
 from inference_pio.runtime.backends.ort_session import KEEP_INPUT, first_line, ort_errors
 from inference_pio.runtime.backends.rotary_tables import RotaryTables
 from inference_pio.runtime.candidates import Candidates, Query
@@ -44,7 +44,7 @@ class DeviceSequence(CachedSequence):
         self._backend, self._memory = backend, memory
         self._binding = backend.session.io_binding()
         self._item = np.dtype(ITEMS[backend.spec.dtype])
-        self._buffers: list[Any] = []
+        self._buffers: list[DeviceBuffer] = []
         self._exact = "latent" in backend.spec.kinds and not backend.paged
         self._logits: Any = None
         self._found: dict[str, np.ndarray] = {}
@@ -84,19 +84,16 @@ class DeviceSequence(CachedSequence):
 
     def _resize(self, capacity: int) -> None:
         """Raises ResourceLimitError when the device has no room."""
-        spec = self._backend.spec
-        check_free(self._memory, capacity * spec.bytes_per_token, f"a key/value cache of {capacity} tokens")
-        old, old_row = self._buffers, self._capacity * self._row_bytes
-        self._buffers = []
+        spec, what = self._backend.spec, f"a key/value cache of {capacity} tokens"
+        count, old, old_row = len(spec.kinds) * spec.layers, self._buffers, self._capacity * self._row_bytes
         row, used = capacity * self._row_bytes, self.length * self._row_bytes
-        for index in range(len(spec.kinds) * spec.layers):
-            shape = (1, spec.kv_heads, capacity, spec.head_dim)
-            if self._backend.paged:
-                shape = (capacity // GROWTH, GROWTH, spec.kv_heads, spec.head_dim)
-            buffer = self._empty(shape, spec.dtype)
-            self._memory.zero(buffer.data_ptr(), spec.kv_heads * row)
+        size, old_size = spec.kv_heads * row, spec.kv_heads * old_row
+        check_free(self._memory, count * size - (count - 1) * old_size, what)
+        self._buffers = []
+        for index in range(count):
+            buffer = DeviceBuffer(self._memory, size, what)
             if old:
-                self._memory.copy_rows(buffer.data_ptr(), row, old[index].data_ptr(), old_row, used, spec.kv_heads)
+                self._memory.copy_rows(buffer.address, row, old[index].address, old_row, used, spec.kv_heads)
                 old[index] = buffer  # frees the old buffers one by one
             self._buffers.append(buffer)
             if not self._exact:
@@ -162,10 +159,10 @@ class DeviceSequence(CachedSequence):
         logits: np.ndarray = self._logits.numpy()[0, -1].copy()
         return logits
 
-    def _copy(self, rows: np.ndarray, buffer: Any, start: int, *, to_host: bool) -> None:
+    def _copy(self, rows: np.ndarray, buffer: DeviceBuffer, start: int, *, to_host: bool) -> None:
         """Copy `rows` [heads, n, head_dim] to or from positions `start` on of a buffer."""
         width, pitch = rows.shape[1] * self._row_bytes, self._capacity * self._row_bytes
-        there = buffer.data_ptr() + start * self._row_bytes
+        there = buffer.address + start * self._row_bytes
         if to_host:
             self._memory.copy_rows(rows.ctypes.data, width, there, pitch, width, len(rows))
         else:
@@ -173,7 +170,7 @@ class DeviceSequence(CachedSequence):
 
     def _empty(self, shape: tuple[int, ...], dtype: str) -> Any:
         """A new value; raises ResourceLimitError where the device has no room, though it seemed to have."""
-        kind = BFLOAT16 if dtype == "bfloat16" else ITEMS[dtype]
+        kind = self._element(dtype)
         ort, memory = self._backend.ort, self._memory
         try:
             return ort.OrtValue.ortvalue_from_shape_and_type(shape, kind, memory.kind, memory.index)
@@ -183,20 +180,24 @@ class DeviceSequence(CachedSequence):
                 "lower max_context"
             ) from None
 
+    @staticmethod
+    def _element(dtype: str) -> Any:
+        """What ONNX Runtime takes for the type of an element: numpy's, or the standard's number."""
+        return BFLOAT16 if dtype == "bfloat16" else ITEMS[dtype]
+
     def _on_device(self, array: np.ndarray) -> Any:
         return self._backend.ort.OrtValue.ortvalue_from_numpy(array, self._memory.kind, self._memory.index)
 
     def _bind_cache(self, index: int, rows: int) -> None:
-        spec, buffer = self._backend.spec, self._buffers[index]
+        """Bind the first `rows` of a cache, as past and as present."""
+        spec, address = self._backend.spec, self._buffers[index].address
         name = f"{index // len(spec.kinds)}.{spec.kinds[index % len(spec.kinds)]}"
-        if not self._exact:
-            self._binding.bind_ortvalue_input(f"past_key_values.{name}", buffer)
-            self._binding.bind_ortvalue_output(f"present.{name}", buffer)
-            return
-        shape, place = (1, spec.kv_heads, rows, spec.head_dim), (self._memory.kind, self._memory.index)
-        element = BFLOAT16 if spec.dtype == "bfloat16" else ITEMS[spec.dtype]
-        self._binding.bind_input(f"past_key_values.{name}", *place, element, shape, buffer.data_ptr())
-        self._binding.bind_output(f"present.{name}", *place, element, shape, buffer.data_ptr())
+        shape: tuple[int, ...] = (1, spec.kv_heads, rows, spec.head_dim)
+        if self._backend.paged:
+            shape = (rows // GROWTH, GROWTH, spec.kv_heads, spec.head_dim)
+        element, place = self._element(spec.dtype), (self._memory.kind, self._memory.index)
+        self._binding.bind_input(f"past_key_values.{name}", *place, element, shape, address)
+        self._binding.bind_output(f"present.{name}", *place, element, shape, address)
 
     def _bind_view(self, name: str, value: Any, dtype: type, shape: tuple[int, ...]) -> None:
         """The first elements of a value on the device, without a copy."""

@@ -10,13 +10,13 @@ import fake_cuda
 import numpy as np
 import pytest
 
-from inference_pio.errors import BadInputError
+from inference_pio.errors import BadInputError, ResourceLimitError
 from inference_pio.machine.gpus import Gpu
 from inference_pio.runtime import device
 from inference_pio.runtime.backends import cuda, cuda_library
 from inference_pio.runtime.backends.cuda import check_started, check_wheel, cuda_provider
 from inference_pio.runtime.backends.cuda_library import Cuda
-from inference_pio.runtime.backends.device_memory import CudaMemory
+from inference_pio.runtime.backends.device_memory import CudaMemory, DeviceBuffer
 
 
 def wheel(version: str, *providers: str) -> SimpleNamespace:
@@ -94,6 +94,15 @@ def test_rows_are_copied_by_address(gpu_memory, runtime):
     before = dict(runtime.calls)
     gpu_memory.copy_rows(0, 0, 0, 0, 0, 4)
     assert runtime.calls == before
+
+
+def test_a_buffer_is_zeros_and_goes_back(gpu_memory, runtime):
+    buffer = DeviceBuffer(gpu_memory, 96, "a test")
+    assert bytes(runtime.held[buffer.address].raw) == bytes(96)
+    with pytest.raises(ResourceLimitError, match=r"a test needs .* of GPU memory"):
+        DeviceBuffer(gpu_memory, 1 << 21, "a test")
+    del buffer
+    assert not runtime.held
 
 
 def test_the_device_is_that_of_the_calling_thread(gpu_memory, runtime):

@@ -123,7 +123,7 @@ def test_memory_that_ends_while_a_cache_grows(artifact: Artifact, monkeypatch: p
 
 
 def test_memory_that_onnx_runtime_does_not_get(backend: OrtBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Value:
+    class Value(backend.ort.OrtValue):  # type: ignore[name-defined, misc]
         @staticmethod
         def ortvalue_from_shape_and_type(*_: object) -> None:
             raise RuntimeError("Failed to allocate memory\nmore lines")
@@ -131,7 +131,19 @@ def test_memory_that_onnx_runtime_does_not_get(backend: OrtBackend, monkeypatch:
     sequence = backend.sequence()
     monkeypatch.setattr(backend.ort, "OrtValue", Value)
     with pytest.raises(ResourceLimitError, match=r"float32 \[.*\] \(Failed to allocate memory\): ask"):
-        sequence.reserve(1)
+        sequence.forward(np.array([5]), 1)
+
+
+def test_buffers_go_back_to_the_device_when_a_cache_grows_and_ends(backend: OrtBackend) -> None:
+    memory, count = backend.memory, 2 * backend.spec.layers
+    assert isinstance(memory, HostMemory)
+    before = len(memory._held)
+    sequence = backend.sequence()
+    for tokens in (1, GROWTH + 1, 4 * GROWTH):
+        sequence.reserve(tokens)
+        assert len(memory._held) == before + count
+    sequence.release()
+    assert len(memory._held) == before
 
 
 def test_a_graph_without_candidates(tiny_artifact: Callable[[str], Path]) -> None:
