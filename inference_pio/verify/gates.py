@@ -31,6 +31,8 @@ class ExcessLimits:
     kl_mean: float
     twin_factor: float
     disturbance: float
+    twin_counts: bool = False
+    """Whether the artifact may be as far from the original as the twin is from the simulation."""
 
 
 @dataclass(frozen=True)
@@ -115,22 +117,17 @@ class Gate:
         clear_gap = max(self.clear_gap, 2 * math.sqrt(absolute.get("kl_mean", 0.0)))
         return replace(self, name=f"{self.name}+int8-cache", absolute=absolute, clear_gap=clear_gap)
 
-    def with_compute(self, dtype: str, routed: bool = False) -> Gate:
-        """This gate for an artifact that computes in `dtype`: the simulation, in float32, is further away.
+    def with_compute(self, dtype: str, formats: Iterable[str]) -> Gate:
+        """This gate for an artifact that computes in `dtype`, which the simulation, in float32, does not.
 
-        In a `routed` model, whose tokens choose experts, rounding changes a choice now and then.
+        How far rounding to sixteen bits carries in a model is what a twin that is disturbed as much shows. It counts
+        against the original where no weight's format is rounded further; else that is what separates the two.
         """
-        allowance: dict[str, float] | None = _data()["compute"].get(dtype)
-        if allowance is None:
+        disturbance: float | None = _data()["compute"].get(dtype)
+        if disturbance is None:
             return self
-        floor, least = (allowance["routed"],) * 2 if routed else (allowance["floor"], allowance["kl_mean"])
-        excess = replace(
-            self.excess,
-            floor=self.excess.floor + floor,
-            kl_mean=max(self.excess.kl_mean, least),
-            disturbance=allowance["disturbance"],
-        )
-        return replace(self, excess=excess)
+        floats = {"fp32", "fp16", "bf16"}.issuperset(formats)
+        return replace(self, excess=replace(self.excess, disturbance=disturbance, twin_counts=floats))
 
     def check(self, metrics: Metrics, excess: Excess | None = None) -> GateResult:
         """Judge metrics, and the artifact beside its simulation where there is one."""
@@ -142,7 +139,10 @@ class Gate:
         return GateResult(self.name, not failures, failures, tuple(checks))
 
     def _check_excess(self, metrics: Metrics, excess: Excess) -> list[Check]:
-        allowed = self.excess.factor * excess.simulation_kl_mean + self.excess.floor
+        allowed = self.excess.factor * excess.simulation_kl_mean
+        if self.excess.twin_counts and excess.twin_kl_mean is not None:
+            allowed = max(allowed, self.excess.twin_factor * excess.twin_kl_mean)
+        allowed += self.excess.floor
         checks = [_upper("kl_mean against simulation", metrics.kl_mean, allowed)]
         if excess.twin_kl_mean is not None:
             limit = max(self.excess.kl_mean, self.excess.twin_factor * excess.twin_kl_mean)

@@ -171,5 +171,4 @@ def _choose_gate(artifact: Artifact, options: VerifyOptions) -> Gate:
             gate = gate.with_int8_cache()
     else:
         gate = load_gate(options.gate)
-    routed = any(name.endswith(("::MoE", "::QMoE")) for name in manifest.requires.operators)
-    return gate.with_compute(manifest.cache.dtype, routed).for_model(manifest.parameters)
+    return gate.with_compute(manifest.cache.dtype, manifest.recipe.weights.values()).for_model(manifest.parameters)

@@ -97,20 +97,18 @@ def test_agreement_with_the_simulation_depends_on_the_kernel() -> None:
     assert not gate.check(PERFECT, replace(chaotic, agreement_kl_mean=3.01e-4)).passed
 
 
-def test_sixteen_bits_may_be_further_from_a_simulation_in_float32() -> None:
-    gate = load_gate("fp16")
-    half, brain = gate.with_compute("float16"), gate.with_compute("bfloat16")
-    assert gate.with_compute("float32") == gate
-    assert gate.excess.floor < half.excess.floor < brain.excess.floor
-    excess = Excess(0.0, 4e-5, 0.02, twin_kl_mean=1e-12)
-    assert half.check(replace(PERFECT, kl_mean=9e-6), excess).passed
-    assert not half.check(replace(PERFECT, kl_mean=2e-5), excess).passed
-    assert not half.check(PERFECT, replace(excess, agreement_kl_mean=6e-5)).passed
-    routed = gate.with_compute("float16", routed=True)
-    assert routed.check(replace(PERFECT, kl_mean=1.9e-4), replace(excess, agreement_kl_mean=1.9e-4)).passed
-    assert not routed.check(replace(PERFECT, kl_mean=2.1e-4), excess).passed
+def test_sixteen_bits_may_be_as_far_as_a_twin_that_is_rounded_alike() -> None:
+    gate = load_gate("int8")
+    half, brain = (gate.with_compute(dtype, ["fp16", "fp32"]) for dtype in ("float16", "bfloat16"))
+    assert gate.with_compute("float32", ["fp16"]) == gate
     assert gate.excess.disturbance < half.excess.disturbance < brain.excess.disturbance
-    assert brain.check(replace(PERFECT, kl_mean=5e-4), replace(excess, agreement_kl_mean=5e-4)).passed
+    excess = Excess(1e-8, 4e-5, 0.02, twin_kl_mean=1e-4)
+    assert half.check(replace(PERFECT, kl_mean=1.5e-4), excess).passed
+    assert not half.check(replace(PERFECT, kl_mean=1.52e-4), excess).passed
+    assert not gate.check(replace(PERFECT, kl_mean=2e-6), excess).passed
+    rounded = gate.with_compute("float16", ["fp16", "int8-b32"])
+    assert rounded.excess.disturbance == half.excess.disturbance
+    assert not rounded.check(replace(PERFECT, kl_mean=2e-6), excess).passed
 
 
 def test_recipes_find_their_gate() -> None:
