@@ -9,10 +9,11 @@ import numpy as np
 
 from inference_pio.artifact.process import return_freed_memory
 from inference_pio.calibration.cache_statistics import CacheStatistics
-from inference_pio.calibration.experts import Experts, ExpertsResult, calibrate_experts
+from inference_pio.calibration.choices import TapChoice, choose, choose_step, fold
+from inference_pio.calibration.experts import ExpertsResult, calibrate_experts
 from inference_pio.calibration.head import Head
 from inference_pio.calibration.head_products import HeadsResult, HeadStatistics, calibrate_heads, find_head_taps
-from inference_pio.calibration.layer import LayerResult, TapChoice, choose, choose_step, emit, fold
+from inference_pio.calibration.layer import LayerResult, emit
 from inference_pio.calibration.layer_graphs import LayerGraph, cut
 from inference_pio.calibration.layer_runs import Runner, feed_of
 from inference_pio.calibration.observers import Observer
@@ -20,6 +21,7 @@ from inference_pio.calibration.options import Progress
 from inference_pio.calibration.plan import CalibrationPlan
 from inference_pio.calibration.products import relative_error
 from inference_pio.calibration.result import HEAD
+from inference_pio.calibration.routing import Experts
 from inference_pio.calibration.scenes import Picture, Scene
 from inference_pio.calibration.simulate import rounded_layer
 from inference_pio.calibration.statistics import TapStatistics

@@ -10,8 +10,9 @@ import onnx_ir as ir
 import pytest
 from graph_cases import spec_with
 
+from inference_pio.calibration.choices import choose, fold
 from inference_pio.calibration.gptq import Feedback
-from inference_pio.calibration.layer import choose, emit, fold
+from inference_pio.calibration.layer import emit
 from inference_pio.calibration.memory import MATRIX_COPIES, ROW_COPIES, expected_memory, second_order_bytes, sizes_of
 from inference_pio.calibration.options import Switches
 from inference_pio.calibration.recipes import RECIPES

@@ -288,7 +288,7 @@ def test_longer_samples_and_second_order_rounding_need_more_memory(checkpoint: P
 
     assert needs(length=128) > needs()
     four = {"precision": "int4-calibrated"}
-    assert needs(**four, switches=Switches()) > needs(**four, switches=OFF) == needs()
+    assert needs(**four, switches=Switches()) > needs() > needs(**four, switches=OFF)  # whose codes are smaller
 
 
 def test_steps_have_names():
