@@ -19,14 +19,16 @@ from inference_pio.checkpoint.safetensors_header import TensorInfo
 from inference_pio.graphs.formats import WeightFormat
 from inference_pio.graphs.spec import DecoderSpec
 
-BASE_BYTES = 160 << 20
+BASE_BYTES = 170 << 20
 """Interpreter, numpy, onnx, ONNX Runtime and the graph itself."""
 MATRIX_COPIES = 2
-"""Copies of the largest weight besides the layer's own: rounded one way and another."""
-ROW_COPIES = 2.2
-"""Copies of what all weights of a layer read and give, in float32, while it runs or is judged."""
-EXPERT_COPIES = 1.5
-"""Copies of what all weights of an expert read and give for the tokens that it computes at a time."""
+"""Copies of the largest weight besides the layer's own while it is rounded."""
+ROUNDED_ROWS = 1.5
+"""Copies, in float32, of what all weights of a layer read and give, while weights are rounded."""
+RUN_ROWS = 1.9
+"""The same while the layer runs."""
+EXPERT_ROWS = 1.5
+"""The same of an expert, for the tokens that it computes at a time."""
 
 _LAYER = re.compile(r"\.layers\.(?P<layer>\d+)\.(?P<part>\w+)\.(?:experts\.(?P<expert>\d+)\.)?")
 
@@ -37,15 +39,16 @@ class Sizes:
 
     `layer` is a layer in float32 without its experts, `matrix` its largest weight, `codes` what it is stored as once it
     is rounded, `widths` the rows and columns of all its weights together. `expert` is one expert in float32,
-    `expert_codes` what all of a layer are stored as, `expert_widths` as `widths`. `gram` is what second-order rounding
-    of a layer takes, `expert_gram` of an expert.
+    `expert_codes` what all of a layer are stored as, `expert_widths` as `widths`. Second-order rounding of a layer
+    takes `gathered` while it runs and `factored` while it is rounded, that of an expert at most `expert_gram`.
     """
 
     layer: int
     matrix: int
     codes: int
     widths: int
-    gram: int
+    gathered: int
+    factored: int
     expert: int
     expert_codes: int
     expert_widths: int
@@ -61,8 +64,12 @@ class _Group:
         """Of weights for second-order rounding; those of one part with rows of one length read the same input."""
 
     @property
-    def gram(self) -> int:
-        return second_order_bytes([columns for _, columns in self.inputs])
+    def gathered(self) -> int:
+        return gathered_bytes([columns for _, columns in self.inputs])
+
+    @property
+    def factored(self) -> int:
+        return factored_bytes(max((columns for _, columns in self.inputs), default=0))
 
 
 def sizes_of(tensors: Mapping[str, TensorInfo], recipe: Recipe, spec: DecoderSpec, second_order: bool) -> Sizes:
@@ -89,41 +96,44 @@ def sizes_of(tensors: Mapping[str, TensorInfo], recipe: Recipe, spec: DecoderSpe
         matrix=max(group.matrix for group in layers.values()),
         codes=max(group.codes for group in layers.values()),
         widths=max(group.widths for group in layers.values()),
-        gram=max(group.gram for group in layers.values()),
+        gathered=max(group.gathered for group in layers.values()),
+        factored=max(group.factored for group in layers.values()),
         expert=max((group.floats for group in experts.values()), default=0),
         expert_codes=max(expert_codes.values()),
         expert_widths=max((group.widths for group in experts.values()), default=0),
-        expert_gram=max((group.gram for group in experts.values()), default=0),
+        expert_gram=max((max(group.gathered, group.factored) for group in experts.values()), default=0),
     )
 
 
-def second_order_bytes(widths: Sequence[int]) -> int:
-    """What second-order rounding takes of weights that read inputs of these widths.
+def gathered_bytes(widths: Sequence[int]) -> int:
+    """X^T X of all inputs of these widths, and the product of one more sample."""
+    return sum(gram_dtype(width).itemsize * width**2 for width in widths) + 4 * max(widths, default=0) ** 2
 
-    It is the most of three stages: X^T X of all inputs beside the product of one more sample; the widest beside its
-    factor and what makes it; this factor beside the rows that are worked on.
-    """
-    if not widths:
-        return 0
-    grams, widest = [gram_dtype(width).itemsize * width**2 for width in widths], max(widths)
-    gathered = sum(grams) + 4 * widest**2
-    narrowed = 4 * widest**2 if gram_dtype(widest).itemsize > 4 else 0
-    factored = 2 * max(grams) + max(narrowed, 16 * min(PANEL, widest) * widest)
-    rounded = 4 * widest**2 + 12 * ROWS * widest
-    return max(gathered, factored, rounded)
+
+def factored_bytes(width: int) -> int:
+    """X^T X of one input beside its factor and what makes it, or the factor beside the rows that are worked on."""
+    item = gram_dtype(width).itemsize
+    narrowed = 4 * width**2 if item > 4 else 0
+    factored = 2 * item * width**2 + max(narrowed, 16 * min(PANEL, width) * width)
+    return max(factored, 4 * width**2 + 12 * ROWS * width)
 
 
 def expected_memory(sizes: Sizes, spec: DecoderSpec, samples: int, length: int, static_head_products: bool) -> int:
     """The expected peak of resident memory of a calibration on `samples` of `length` tokens, in bytes."""
-    held = sizes.layer + sizes.codes + sizes.expert_codes
-    widths = sizes.widths
+    row_bytes = 4 * sizes.widths
     if spec.mla is not None and static_head_products:
-        widths += spec.heads * (spec.mla.nope_dim + spec.mla.kv_rank)
-    rows = max(length, samples * rows_of_each(samples, length))
-    run = MATRIX_COPIES * sizes.matrix + int(4 * ROW_COPIES * rows * widths) + 8 * spec.heads * length**2
+        row_bytes += 4 * spec.heads * (spec.mla.nope_dim + spec.mla.kv_rank)
+    rounded_rows = int(ROUNDED_ROWS * row_bytes) * max(length, samples * rows_of_each(samples, length))
+    run = int(RUN_ROWS * row_bytes) * length + 4 * spec.heads * length**2
     tokens = min(samples * length, CHUNK_TOKENS)
-    experts = 3 * sizes.expert + int(4 * EXPERT_COPIES * tokens * sizes.expert_widths) + sizes.expert_gram
-    return BASE_BYTES + max(held + max(run + sizes.gram, experts), tower_memory(spec, length))
+    stored = sizes.codes + sizes.expert_codes
+    stages = (
+        rounded_rows + sizes.gathered,
+        3 * sizes.expert + int(4 * EXPERT_ROWS * sizes.expert_widths) * tokens + sizes.expert_gram + sizes.expert_codes,
+        MATRIX_COPIES * sizes.matrix + rounded_rows + sizes.factored + stored,
+        run + stored,
+    )
+    return BASE_BYTES + max(sizes.layer + max(stages), tower_memory(spec, length))
 
 
 def tower_memory(spec: DecoderSpec, length: int) -> int:

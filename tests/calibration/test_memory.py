@@ -13,7 +13,14 @@ from graph_cases import spec_with
 from inference_pio.calibration.choices import choose, fold
 from inference_pio.calibration.gptq import Feedback
 from inference_pio.calibration.layer import emit
-from inference_pio.calibration.memory import MATRIX_COPIES, ROW_COPIES, expected_memory, second_order_bytes, sizes_of
+from inference_pio.calibration.memory import (
+    MATRIX_COPIES,
+    ROUNDED_ROWS,
+    expected_memory,
+    factored_bytes,
+    gathered_bytes,
+    sizes_of,
+)
 from inference_pio.calibration.options import Switches
 from inference_pio.calibration.recipes import RECIPES
 from inference_pio.calibration.statistics import TapStatistics
@@ -44,15 +51,17 @@ def test_sizes_are_those_of_the_largest_layer_and_expert():
     assert sizes.expert == 4 * 2 * 64 * 128
     assert sizes.expert_codes == 2 * (128 * (64 + 4) + 64 * (128 + 4))
     assert sizes.expert_widths == 2 * 192
-    assert sizes.gram == sizes.expert_gram == 0
+    assert sizes.gathered == sizes.factored == sizes.expert_gram == 0
 
 
 def test_four_bits_take_half_and_the_products_of_their_inputs():
     sizes = sizes_of(TENSORS, RECIPES["int4-calibrated"], SPEC, second_order=True)
     assert sizes.codes == 2 * 64 * (32 + 4) + 64 * (128 + 2 * 4)
-    assert sizes.gram == second_order_bytes([64, 256])
-    assert sizes.expert_gram == second_order_bytes([64, 128])
-    assert sizes_of(TENSORS, RECIPES["int4-calibrated"], SPEC, second_order=False).gram == 0
+    assert sizes.gathered == 8 * (64**2 + 256**2) + 4 * 256**2
+    assert sizes.factored == factored_bytes(256)
+    assert sizes.expert_gram == factored_bytes(128) > gathered_bytes([64, 128])
+    without = sizes_of(TENSORS, RECIPES["int4-calibrated"], SPEC, second_order=False)
+    assert without.gathered == without.factored == without.expert_gram == 0
 
 
 def test_what_is_held_counts_once_and_rows_by_their_number():
@@ -61,9 +70,9 @@ def test_what_is_held_counts_once_and_rows_by_their_number():
     def needs(samples: int, length: int, heads: int = SPEC.heads) -> int:
         return expected_memory(sizes, spec_with(windows=SPEC.windows, heads=heads), samples, length, False)
 
-    assert needs(64, 512) == needs(2, 512)
-    assert needs(2000, 512) - needs(64, 512) == pytest.approx(4 * ROW_COPIES * (4000 - 512) * sizes.widths, rel=1e-6)
-    assert needs(1, 512, heads=8) - needs(1, 512, heads=4) == 8 * 4 * 512**2
+    assert needs(64, 512) == needs(8, 512)
+    assert needs(9000, 512) - needs(5000, 512) == pytest.approx(4 * ROUNDED_ROWS * 8000 * sizes.widths)
+    assert needs(1, 4096, heads=8) - needs(1, 4096, heads=4) == 4 * 4 * 4096**2
 
 
 def peak_of(work: Callable[[], object]) -> int:
@@ -79,7 +88,7 @@ def peak_of(work: Callable[[], object]) -> int:
 def test_second_order_rounding_stays_within_its_bytes(columns: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("inference_pio.calibration.gptq.FLOAT64_COLUMNS", 1000)
     gram_KK = np.eye(columns, dtype=np.float64 if columns <= 1000 else np.float32)
-    expected = second_order_bytes([columns])
+    expected = factored_bytes(columns)
     assert 0.7 * expected < gram_KK.nbytes + peak_of(lambda: Feedback.of(gram_KK)) <= expected
 
 
@@ -94,5 +103,5 @@ def test_rounding_a_layer_stays_within_its_terms(chosen: WeightFormat):
     peak = peak_of(lambda: emit([statistics], choices, tensors, lambda _: chosen, Switches(clipping=False)))
     matrix, codes = 4 << 20, 2 << 20
     # The first of the float matrices is counted among the layer's once it is replaced.
-    assert peak <= codes * 1.1 + MATRIX_COPIES * matrix + 4 * ROW_COPIES * 64 * 2 * 2048 + matrix
+    assert peak <= codes * 1.1 + MATRIX_COPIES * matrix + 4 * ROUNDED_ROWS * 64 * 2 * 2048 + matrix
     assert peak > codes + matrix
