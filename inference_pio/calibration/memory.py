@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from inference_pio.calibration.experts import CHUNK_TOKENS
 from inference_pio.calibration.gptq import PANEL, ROWS, gram_dtype
@@ -33,81 +33,72 @@ EXPERT_ROWS = 1.5
 _LAYER = re.compile(r"\.layers\.(?P<layer>\d+)\.(?P<part>\w+)\.(?:experts\.(?P<expert>\d+)\.)?")
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """The most that comes into memory of a checkpoint's weights, in bytes but for the widths.
+@dataclass
+class Weights:
+    """What a layer's weights come to without its experts', or those of one expert; in bytes but for `widths`.
 
-    `layer` is a layer in float32 without its experts, `matrix` its largest weight, `codes` what it is stored as once it
-    is rounded, `widths` the rows and columns of all its weights together. `expert` is one expert in float32,
-    `expert_codes` what all of a layer are stored as, `expert_widths` as `widths`. Second-order rounding of a layer
-    takes `gathered` while it runs and `factored` while it is rounded, that of an expert at most `expert_gram`.
+    `floats` is all of them in float32, `matrix` the largest, `codes` what they are stored as once they are rounded, and
+    `widths` their rows and columns together. `inputs` are the parts of a layer and the columns of their weights, for
+    second-order rounding: weights of one part with rows of one length read the same input.
     """
 
-    layer: int
-    matrix: int
-    codes: int
-    widths: int
-    gathered: int
-    factored: int
-    expert: int
-    expert_codes: int
-    expert_widths: int
-    expert_gram: int
-
-
-class _Group:
-    """Sums over the weights of one layer or expert."""
-
-    def __init__(self) -> None:
-        self.floats = self.matrix = self.codes = self.widths = 0
-        self.inputs: set[tuple[str, int]] = set()
-        """Of weights for second-order rounding; those of one part with rows of one length read the same input."""
+    floats: int = 0
+    matrix: int = 0
+    codes: int = 0
+    widths: int = 0
+    inputs: set[tuple[str, int]] = field(default_factory=set)
 
     @property
     def gathered(self) -> int:
-        return gathered_bytes([columns for _, columns in self.inputs])
+        """X^T X of all inputs, and the product of one more sample."""
+        widths = [columns for _, columns in self.inputs]
+        return sum(gram_dtype(width).itemsize * width**2 for width in widths) + 4 * max(widths, default=0) ** 2
 
     @property
     def factored(self) -> int:
+        """As `factored_bytes`, of the widest input."""
         return factored_bytes(max((columns for _, columns in self.inputs), default=0))
 
 
-def sizes_of(tensors: Mapping[str, TensorInfo], recipe: Recipe, spec: DecoderSpec, second_order: bool) -> Sizes:
-    """The sizes of the layers that `spec` has."""
-    layers, experts = defaultdict[str, _Group](_Group), defaultdict[str, _Group](_Group)
-    expert_codes = Counter[str]()
+@dataclass
+class LayerSizes:
+    """A layer's own weights, and its experts'."""
+
+    own: Weights = field(default_factory=Weights)
+    experts: defaultdict[str, Weights] = field(default_factory=lambda: defaultdict(Weights))
+
+    @property
+    def codes(self) -> int:
+        """What the layer is stored as, in bytes."""
+        return self.own.codes + self.expert_codes
+
+    @property
+    def expert_codes(self) -> int:
+        """What its experts are stored as, in bytes."""
+        return sum(expert.codes for expert in self.experts.values())
+
+
+def sizes_of(
+    tensors: Mapping[str, TensorInfo], recipe: Recipe, spec: DecoderSpec, second_order: bool
+) -> tuple[LayerSizes, ...]:
+    """The sizes of all layers that `spec` has."""
+    layers = [LayerSizes() for _ in range(spec.layers)]
     for name, info in tensors.items():
         match = _LAYER.search(name)
         if match is None or int(match["layer"]) >= spec.layers:
             continue
-        chosen, size = recipe.format_of(name, spec), math.prod(info.shape)
-        is_expert = match["expert"] is not None
-        group = experts[match[0]] if is_expert else layers[match["layer"]]
-        group.floats += 4 * size
-        group.matrix = max(group.matrix, 4 * size)
-        group.widths += sum(info.shape) if len(info.shape) == 2 else 0
-        codes = _stored(info.shape, chosen.for_experts() if is_expert else chosen)
-        group.codes += codes
-        expert_codes[match["layer"]] += codes if is_expert else 0
-        if len(info.shape) == 2 and second_order and chosen.bits == 4:
-            group.inputs.add((match["part"], info.shape[1]))
-    return Sizes(
-        layer=max(group.floats for group in layers.values()),
-        matrix=max(group.matrix for group in layers.values()),
-        codes=max(group.codes for group in layers.values()),
-        widths=max(group.widths for group in layers.values()),
-        gathered=max(group.gathered for group in layers.values()),
-        factored=max(group.factored for group in layers.values()),
-        expert=max((group.floats for group in experts.values()), default=0),
-        expert_codes=max(expert_codes.values()),
-        expert_widths=max((group.widths for group in experts.values()), default=0),
-        expert_gram=max((max(group.gathered, group.factored) for group in experts.values()), default=0),
-    )
-
-
-def gathered_bytes(widths: Sequence[int]) -> int:
-    """X^T X of all inputs of these widths, and the product of one more sample."""
-    return sum(gram_dtype(width).itemsize * width**2 for width in widths) + 4 * max(widths, default=0) ** 2
+        layer, chosen, size = layers[int(match["layer"])], recipe.format_of(name, spec), 4 * math.prod(info.shape)
+        weights = layer.own
+        if match["expert"] is not None:
+            weights, chosen = layer.experts[match["expert"]], chosen.for_experts()
+        weights.floats += size
+        weights.matrix = max(weights.matrix, size)
+        weights.codes += _stored(info.shape, chosen)
+        if len(info.shape) == 2:
+            weights.widths += sum(info.shape)
+            if second_order and chosen.bits == 4:
+                weights.inputs.add((match["part"], info.shape[1]))
+    return tuple(layers)
 
 
 def factored_bytes(width: int) -> int:
@@ -118,22 +109,32 @@ def factored_bytes(width: int) -> int:
     return max(factored, 4 * width**2 + 12 * ROWS * width)
 
 
-def expected_memory(sizes: Sizes, spec: DecoderSpec, samples: int, length: int, static_head_products: bool) -> int:
+def expected_memory(
+    sizes: Sequence[LayerSizes], spec: DecoderSpec, samples: int, length: int, static_head_products: bool
+) -> int:
     """The expected peak of resident memory of a calibration on `samples` of `length` tokens, in bytes."""
-    row_bytes = 4 * sizes.widths
+    by_head = 0
     if spec.mla is not None and static_head_products:
-        row_bytes += 4 * spec.heads * (spec.mla.nope_dim + spec.mla.kv_rank)
+        by_head = spec.heads * (spec.mla.nope_dim + spec.mla.kv_rank)
+    layers = (layer_memory(layer, by_head, spec.heads, samples, length) for layer in sizes)
+    return BASE_BYTES + max(*layers, tower_memory(spec, length))
+
+
+def layer_memory(layer: LayerSizes, by_head: int, heads: int, samples: int, length: int) -> int:
+    """Bytes for the largest stage of a layer; `by_head` is the width of inputs that have a weight for each head."""
+    row_bytes = 4 * (layer.own.widths + by_head)
     rounded_rows = int(ROUNDED_ROWS * row_bytes) * max(length, samples * rows_of_each(samples, length))
-    run = int(RUN_ROWS * row_bytes) * length + 4 * spec.heads * length**2
-    tokens = min(samples * length, CHUNK_TOKENS)
-    stored = sizes.codes + sizes.expert_codes
-    stages = (
-        rounded_rows + sizes.gathered,
-        3 * sizes.expert + int(4 * EXPERT_ROWS * sizes.expert_widths) * tokens + sizes.expert_gram + sizes.expert_codes,
-        MATRIX_COPIES * sizes.matrix + rounded_rows + sizes.factored + stored,
-        run + stored,
+    return layer.own.floats + max(
+        rounded_rows + layer.own.gathered,
+        layer.expert_codes + max((_expert_memory(e, samples * length) for e in layer.experts.values()), default=0),
+        layer.codes + MATRIX_COPIES * layer.own.matrix + rounded_rows + layer.own.factored,
+        layer.codes + int(RUN_ROWS * row_bytes) * length + 4 * heads * length**2,
     )
-    return BASE_BYTES + max(sizes.layer + max(stages), tower_memory(spec, length))
+
+
+def _expert_memory(expert: Weights, tokens: int) -> int:
+    rows = int(4 * EXPERT_ROWS * expert.widths) * min(tokens, CHUNK_TOKENS)
+    return 3 * expert.floats + rows + max(expert.gathered, expert.factored)
 
 
 def tower_memory(spec: DecoderSpec, length: int) -> int:

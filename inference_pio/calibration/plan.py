@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from inference_pio.artifact.printable import printable
 from inference_pio.calibration.examples import EXAMPLE
-from inference_pio.calibration.memory import Sizes, expected_memory, sizes_of
+from inference_pio.calibration.memory import LayerSizes, expected_memory, sizes_of
 from inference_pio.calibration.options import CalibrationOptions
 from inference_pio.calibration.recipes import Recipe, find_recipe
 from inference_pio.calibration.text import CalibrationText
@@ -35,7 +35,7 @@ class CalibrationPlan:
     recipe: Recipe
     options: CalibrationOptions
     threads: int
-    sizes: Sizes
+    sizes: tuple[LayerSizes, ...]
 
     def format_of(self, tensor: str) -> WeightFormat:
         """The recipe's format of a checkpoint tensor."""
