@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from inference_pio.artifact.process import return_freed_memory
 from inference_pio.calibration.cache_statistics import CacheStatistics
-from inference_pio.calibration.experts import Experts, ExpertsResult, calibrate_experts
+from inference_pio.calibration.choices import TapChoice, choose, choose_step, fold
+from inference_pio.calibration.experts import ExpertsResult, calibrate_experts
 from inference_pio.calibration.head import Head
 from inference_pio.calibration.head_products import HeadsResult, HeadStatistics, calibrate_heads, find_head_taps
-from inference_pio.calibration.layer import LayerResult, TapChoice, choose, choose_step, emit, fold
+from inference_pio.calibration.layer import LayerResult, emit
 from inference_pio.calibration.layer_graphs import LayerGraph, cut
-from inference_pio.calibration.layer_runs import Runner, feed_of
+from inference_pio.calibration.layer_runs import Runner
 from inference_pio.calibration.observers import Observer
 from inference_pio.calibration.options import Progress
 from inference_pio.calibration.plan import CalibrationPlan
 from inference_pio.calibration.products import relative_error
 from inference_pio.calibration.result import HEAD
+from inference_pio.calibration.routing import Experts
+from inference_pio.calibration.samples import Samples
 from inference_pio.calibration.scenes import Picture, Scene
 from inference_pio.calibration.simulate import rounded_layer
 from inference_pio.calibration.statistics import TapStatistics
@@ -50,15 +53,14 @@ class Collector:
         report: Progress,
     ) -> None:
         self._plan, self._work = plan, work
-        self._scenes = [sample if isinstance(sample, Scene) else None for sample in samples]
-        self._samples = [sample.ids if isinstance(sample, Scene) else sample for sample in samples]
         models = plan.build(checkpoint)
         model, vision = models["decoder"], plan.spec.vision
         self._head = Head.of(model) if plan.static_head else None
         self._layers = cut(model)
         self._runner = Runner(self._layers, model.opset_imports, plan.threads)
-        if vision is not None:
-            self._features = SceneFeatures(pictures, vision.merge_size, plan.spec.hidden_size, work)
+        size = plan.spec.hidden_size
+        features = None if vision is None else SceneFeatures(pictures, vision.merge_size, size, work)
+        self._samples = Samples(samples, size, work, features)
         self._experts = {
             layer.index: Experts.of(layer.experts) for layer in self._layers.layers if layer.experts is not None
         }
@@ -72,7 +74,7 @@ class Collector:
                 work.save_tower(tower.run(plan.options.observer, plan.static, report))
                 del tower
                 return_freed_memory()
-            self._write_embeddings()
+            self._samples.write_embeddings(stored_rows(self._layers.table))
 
     def calibrate_layer(self, index: int, report: Progress) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays and facts of a layer; afterwards the hidden states for the next one are on disk.
@@ -113,7 +115,7 @@ class Collector:
     ) -> tuple[list[TapStatistics], list[HeadStatistics], dict[str, np.ndarray]]:
         taps, cache_taps = find_taps(layer), find_cache_taps(layer)
         head_taps = find_head_taps(layer) if self._plan.static_head_products else []
-        count = len(self._samples)
+        count = self._samples.count
         statistics = [TapStatistics(tap, count, self._plan.needs_gram(tap.linears)) for tap in taps]
         by_head = [HeadStatistics(tap, count) for tap in head_taps]
         cache = None if cache_taps is None else CacheStatistics(cache_taps, self._plan.spec.rope.scaling)
@@ -124,8 +126,8 @@ class Collector:
         session = self._runner.session(layer, [*wanted, *new])
         writer = self._work.write_hidden(layer.index + 1)
         expert_writer = self._work.write_hidden(EXPERTS) if expert_input else None
-        for number, hidden_1SC in enumerate(self._hidden(layer.index)):
-            output, *found = session.run(None, self._feed(layer, number, hidden_1SC, weights))
+        for number, hidden_1SC in enumerate(self._samples.hidden(layer.index)):
+            output, *found = session.run(None, self._samples.feed(self._runner, layer, number, hidden_1SC, weights))
             if not np.isfinite(output).all():
                 raise BadInputError(
                     f"layer {layer.index} gives activations that are NaN or infinite in sample {number}: check the "
@@ -151,7 +153,7 @@ class Collector:
         experts = self._experts.get(index)
         if experts is None:
             return None
-        done = self._steps[index] + len(self._samples)
+        done = self._steps[index] + self._samples.count
         size = self._plan.spec.hidden_size
         with (
             self._work.hidden(EXPERTS, size) as x_TC,
@@ -161,7 +163,7 @@ class Collector:
                 experts,
                 x_TC,
                 out_TC,
-                min(JUDGED_SAMPLES, len(self._samples)) * len(self._samples[0]),
+                min(JUDGED_SAMPLES, self._samples.count) * self._samples.length,
                 self._plan.format_of if self._plan.recipe.calibrated else None,
                 self._plan.options.switches,
                 lambda expert: report("layers", done + expert + 1, self._steps[-1]),
@@ -175,8 +177,8 @@ class Collector:
         """A second pass: histograms of the activations as they are after smoothing, without exact columns."""
         observers = [Observer(f"the inputs of {c.tap.name}", c.tap.columns) for c in choices]
         session = self._runner.session(layer, [choice.tap.value for choice in choices])
-        for number, hidden_1SC in enumerate(self._hidden(layer.index)):
-            _, *found = session.run(None, self._feed(layer, number, hidden_1SC, weights))
+        for number, hidden_1SC in enumerate(self._samples.hidden(layer.index)):
+            _, *found = session.run(None, self._samples.feed(self._runner, layer, number, hidden_1SC, weights))
             for choice, observer, x_1SK in zip(choices, observers, found, strict=True):
                 inner_SK = x_1SK[0] / choice.smoothing.factors
                 inner_SK[:, list(choice.exact)] = 0
@@ -201,8 +203,8 @@ class Collector:
         """The step of a static head's input, from the hidden states behind the last layer."""
         if self._head is None:
             return {}
-        hidden, kind = self._hidden(self._plan.spec.layers), self._plan.options.observer
-        return {f"{HEAD}.activation_scale": np.array([self._head.step(hidden, len(self._samples), kind)], np.float32)}
+        hidden, kind = self._samples.hidden(self._plan.spec.layers), self._plan.options.observer
+        return {f"{HEAD}.activation_scale": np.array([self._head.step(hidden, self._samples.count, kind)], np.float32)}
 
     def _output_error(
         self,
@@ -218,41 +220,15 @@ class Collector:
         """
         session = rounded_layer(self._runner, layer, choices, result, heads.steps)
         weights = {**result.weights, **heads.weights}
-        errors, length = [], len(self._samples[0])
-        pairs = zip(range(JUDGED_SAMPLES), self._hidden(layer.index), self._hidden(layer.index + 1), strict=False)
+        errors, length = [], self._samples.length
+        pairs = zip(
+            range(JUDGED_SAMPLES),
+            self._samples.hidden(layer.index),
+            self._samples.hidden(layer.index + 1),
+            strict=False,
+        )
         for number, hidden_1SC, exact_1SC in pairs:
             added = None if experts is None else experts.found[None, number * length : (number + 1) * length]
-            (found,) = session.run(None, self._feed(layer, number, hidden_1SC, weights, added))
+            (found,) = session.run(None, self._samples.feed(self._runner, layer, number, hidden_1SC, weights, added))
             errors.append(relative_error(exact_1SC - hidden_1SC, found - hidden_1SC))
         return float(np.mean(errors))
-
-    def _feed(
-        self,
-        layer: LayerGraph,
-        number: int,
-        hidden_1SC: np.ndarray,
-        weights: Mapping[str, np.ndarray],
-        experts_1SC: np.ndarray | None = None,
-    ) -> dict[str, np.ndarray]:
-        """The inputs of a layer for sample `number`."""
-        scene, images_1SC = self._scenes[number], None
-        if scene is not None and layer.addend is not None:
-            images_1SC = self._features.put(scene, layer.index + 1, np.zeros_like(hidden_1SC[0]))[None]
-        shared = self._runner.shared_values(hidden_1SC.shape[1], None if scene is None else scene.positions)
-        return feed_of(layer, hidden_1SC, shared, weights, experts_1SC, images_1SC)
-
-    def _hidden(self, index: int) -> Iterator[np.ndarray]:
-        """What layer `index` reads, sample by sample: float32 [1, length, C]."""
-        length = len(self._samples[0])
-        with self._work.hidden(index, self._plan.spec.hidden_size) as states:
-            for start in range(0, len(states), length):
-                yield states[start : start + length][None]
-
-    def _write_embeddings(self) -> None:
-        table = stored_rows(self._layers.table)
-        writer = self._work.write_hidden(0)
-        for ids, scene in zip(self._samples, self._scenes, strict=True):
-            unique, inverse = np.unique(ids, return_inverse=True)
-            rows = np.concatenate([table.read(int(i), int(i) + 1) for i in unique])
-            writer.add(rows[inverse] if scene is None else self._features.put(scene, 0, rows[inverse]))
-        writer.close()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from inference_pio.calibration.layer import TapChoice, choose_step
+from inference_pio.calibration.choices import TapChoice, choose_step
 from inference_pio.calibration.observers import Observer, ObserverKind
 from inference_pio.calibration.smoothing import SEARCHED_ROWS
 from inference_pio.calibration.statistics import kept_rows

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from inference_pio.calibration.layer import WORST_ERROR, best_step
+from inference_pio.calibration.choices import best_step
+from inference_pio.calibration.layer import WORST_ERROR
 from inference_pio.calibration.layer_graphs import LayerGraph
 from inference_pio.calibration.observers import ObserverKind
 from inference_pio.calibration.products import Input, dequantized, relative_error, round_weight, rounded_input

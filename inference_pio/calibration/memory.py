@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from inference_pio.calibration.experts import CHUNK_TOKENS
 from inference_pio.calibration.gptq import PANEL, ROWS, gram_dtype
@@ -19,111 +19,122 @@ from inference_pio.checkpoint.safetensors_header import TensorInfo
 from inference_pio.graphs.formats import WeightFormat
 from inference_pio.graphs.spec import DecoderSpec
 
-BASE_BYTES = 160 << 20
+BASE_BYTES = 170 << 20
 """Interpreter, numpy, onnx, ONNX Runtime and the graph itself."""
 MATRIX_COPIES = 2
-"""Copies of the largest weight besides the layer's own: rounded one way and another."""
-ROW_COPIES = 2.2
-"""Copies of what all weights of a layer read and give, in float32, while it runs or is judged."""
-EXPERT_COPIES = 1.5
-"""Copies of what all weights of an expert read and give for the tokens that it computes at a time."""
+"""Copies of the largest weight besides the layer's own while it is rounded."""
+ROUNDED_ROWS = 1.5
+"""Copies, in float32, of what all weights of a layer read and give, while weights are rounded."""
+RUN_ROWS = 1.9
+"""The same while the layer runs."""
+EXPERT_ROWS = 1.5
+"""The same of an expert, for the tokens that it computes at a time."""
 
 _LAYER = re.compile(r"\.layers\.(?P<layer>\d+)\.(?P<part>\w+)\.(?:experts\.(?P<expert>\d+)\.)?")
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """The most that comes into memory of a checkpoint's weights, in bytes but for the widths.
+@dataclass
+class Weights:
+    """What a layer's weights come to without its experts', or those of one expert; in bytes but for `widths`.
 
-    `layer` is a layer in float32 without its experts, `matrix` its largest weight, `codes` what it is stored as once it
-    is rounded, `widths` the rows and columns of all its weights together. `expert` is one expert in float32,
-    `expert_codes` what all of a layer are stored as, `expert_widths` as `widths`. `gram` is what second-order rounding
-    of a layer takes, `expert_gram` of an expert.
+    `floats` is all of them in float32, `matrix` the largest, `codes` what they are stored as once they are rounded, and
+    `widths` their rows and columns together. `inputs` are the parts of a layer and the columns of their weights, for
+    second-order rounding: weights of one part with rows of one length read the same input.
     """
 
-    layer: int
-    matrix: int
-    codes: int
-    widths: int
-    gram: int
-    expert: int
-    expert_codes: int
-    expert_widths: int
-    expert_gram: int
-
-
-class _Group:
-    """Sums over the weights of one layer or expert."""
-
-    def __init__(self) -> None:
-        self.floats = self.matrix = self.codes = self.widths = 0
-        self.inputs: set[tuple[str, int]] = set()
-        """Of weights for second-order rounding; those of one part with rows of one length read the same input."""
+    floats: int = 0
+    matrix: int = 0
+    codes: int = 0
+    widths: int = 0
+    inputs: set[tuple[str, int]] = field(default_factory=set)
 
     @property
-    def gram(self) -> int:
-        return second_order_bytes([columns for _, columns in self.inputs])
+    def gathered(self) -> int:
+        """X^T X of all inputs, and the product of one more sample."""
+        widths = [columns for _, columns in self.inputs]
+        return sum(gram_dtype(width).itemsize * width**2 for width in widths) + 4 * max(widths, default=0) ** 2
+
+    @property
+    def factored(self) -> int:
+        """As `factored_bytes`, of the widest input."""
+        return factored_bytes(max((columns for _, columns in self.inputs), default=0))
 
 
-def sizes_of(tensors: Mapping[str, TensorInfo], recipe: Recipe, spec: DecoderSpec, second_order: bool) -> Sizes:
-    """The sizes of the layers that `spec` has."""
-    layers, experts = defaultdict[str, _Group](_Group), defaultdict[str, _Group](_Group)
-    expert_codes = Counter[str]()
+@dataclass
+class LayerSizes:
+    """A layer's own weights, and its experts'."""
+
+    own: Weights = field(default_factory=Weights)
+    experts: defaultdict[str, Weights] = field(default_factory=lambda: defaultdict(Weights))
+
+    @property
+    def codes(self) -> int:
+        """What the layer is stored as, in bytes."""
+        return self.own.codes + self.expert_codes
+
+    @property
+    def expert_codes(self) -> int:
+        """What its experts are stored as, in bytes."""
+        return sum(expert.codes for expert in self.experts.values())
+
+
+def sizes_of(
+    tensors: Mapping[str, TensorInfo], recipe: Recipe, spec: DecoderSpec, second_order: bool
+) -> tuple[LayerSizes, ...]:
+    """The sizes of all layers that `spec` has."""
+    layers = [LayerSizes() for _ in range(spec.layers)]
     for name, info in tensors.items():
         match = _LAYER.search(name)
         if match is None or int(match["layer"]) >= spec.layers:
             continue
-        chosen, size = recipe.format_of(name, spec), math.prod(info.shape)
-        is_expert = match["expert"] is not None
-        group = experts[match[0]] if is_expert else layers[match["layer"]]
-        group.floats += 4 * size
-        group.matrix = max(group.matrix, 4 * size)
-        group.widths += sum(info.shape) if len(info.shape) == 2 else 0
-        codes = _stored(info.shape, chosen.for_experts() if is_expert else chosen)
-        group.codes += codes
-        expert_codes[match["layer"]] += codes if is_expert else 0
-        if len(info.shape) == 2 and second_order and chosen.bits == 4:
-            group.inputs.add((match["part"], info.shape[1]))
-    return Sizes(
-        layer=max(group.floats for group in layers.values()),
-        matrix=max(group.matrix for group in layers.values()),
-        codes=max(group.codes for group in layers.values()),
-        widths=max(group.widths for group in layers.values()),
-        gram=max(group.gram for group in layers.values()),
-        expert=max((group.floats for group in experts.values()), default=0),
-        expert_codes=max(expert_codes.values()),
-        expert_widths=max((group.widths for group in experts.values()), default=0),
-        expert_gram=max((group.gram for group in experts.values()), default=0),
+        layer, chosen, size = layers[int(match["layer"])], recipe.format_of(name, spec), 4 * math.prod(info.shape)
+        weights = layer.own
+        if match["expert"] is not None:
+            weights, chosen = layer.experts[match["expert"]], chosen.for_experts()
+        weights.floats += size
+        weights.matrix = max(weights.matrix, size)
+        weights.codes += _stored(info.shape, chosen)
+        if len(info.shape) == 2:
+            weights.widths += sum(info.shape)
+            if second_order and chosen.bits == 4:
+                weights.inputs.add((match["part"], info.shape[1]))
+    return tuple(layers)
+
+
+def factored_bytes(width: int) -> int:
+    """X^T X of one input beside its factor and what makes it, or the factor beside the rows that are worked on."""
+    item = gram_dtype(width).itemsize
+    narrowed = 4 * width**2 if item > 4 else 0
+    factored = 2 * item * width**2 + max(narrowed, 16 * min(PANEL, width) * width)
+    return max(factored, 4 * width**2 + 12 * ROWS * width)
+
+
+def expected_memory(
+    sizes: Sequence[LayerSizes], spec: DecoderSpec, samples: int, length: int, static_head_products: bool
+) -> int:
+    """The expected peak of resident memory of a calibration on `samples` of `length` tokens, in bytes."""
+    by_head = 0
+    if spec.mla is not None and static_head_products:
+        by_head = spec.heads * (spec.mla.nope_dim + spec.mla.kv_rank)
+    layers = (layer_memory(layer, by_head, spec.heads, samples, length) for layer in sizes)
+    return BASE_BYTES + max(*layers, tower_memory(spec, length))
+
+
+def layer_memory(layer: LayerSizes, by_head: int, heads: int, samples: int, length: int) -> int:
+    """Bytes for the largest stage of a layer; `by_head` is the width of inputs that have a weight for each head."""
+    row_bytes = 4 * (layer.own.widths + by_head)
+    rounded_rows = int(ROUNDED_ROWS * row_bytes) * max(length, samples * rows_of_each(samples, length))
+    return layer.own.floats + max(
+        rounded_rows + layer.own.gathered,
+        layer.expert_codes + max((_expert_memory(e, samples * length) for e in layer.experts.values()), default=0),
+        layer.codes + MATRIX_COPIES * layer.own.matrix + rounded_rows + layer.own.factored,
+        layer.codes + int(RUN_ROWS * row_bytes) * length + 4 * heads * length**2,
     )
 
 
-def second_order_bytes(widths: Sequence[int]) -> int:
-    """What second-order rounding takes of weights that read inputs of these widths.
-
-    It is the most of three stages: X^T X of all inputs beside the product of one more sample; the widest beside its
-    factor and what makes it; this factor beside the rows that are worked on.
-    """
-    if not widths:
-        return 0
-    grams, widest = [gram_dtype(width).itemsize * width**2 for width in widths], max(widths)
-    gathered = sum(grams) + 4 * widest**2
-    narrowed = 4 * widest**2 if gram_dtype(widest).itemsize > 4 else 0
-    factored = 2 * max(grams) + max(narrowed, 16 * min(PANEL, widest) * widest)
-    rounded = 4 * widest**2 + 12 * ROWS * widest
-    return max(gathered, factored, rounded)
-
-
-def expected_memory(sizes: Sizes, spec: DecoderSpec, samples: int, length: int, static_head_products: bool) -> int:
-    """The expected peak of resident memory of a calibration on `samples` of `length` tokens, in bytes."""
-    held = sizes.layer + sizes.codes + sizes.expert_codes
-    widths = sizes.widths
-    if spec.mla is not None and static_head_products:
-        widths += spec.heads * (spec.mla.nope_dim + spec.mla.kv_rank)
-    rows = max(length, samples * rows_of_each(samples, length))
-    run = MATRIX_COPIES * sizes.matrix + int(4 * ROW_COPIES * rows * widths) + 8 * spec.heads * length**2
-    tokens = min(samples * length, CHUNK_TOKENS)
-    experts = 3 * sizes.expert + int(4 * EXPERT_COPIES * tokens * sizes.expert_widths) + sizes.expert_gram
-    return BASE_BYTES + max(held + max(run + sizes.gram, experts), tower_memory(spec, length))
+def _expert_memory(expert: Weights, tokens: int) -> int:
+    rows = int(4 * EXPERT_ROWS * expert.widths) * min(tokens, CHUNK_TOKENS)
+    return 3 * expert.floats + rows + max(expert.gathered, expert.factored)
 
 
 def tower_memory(spec: DecoderSpec, length: int) -> int:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from inference_pio.artifact.printable import printable
 from inference_pio.calibration.examples import EXAMPLE
-from inference_pio.calibration.memory import Sizes, expected_memory, sizes_of
+from inference_pio.calibration.memory import LayerSizes, expected_memory, sizes_of
 from inference_pio.calibration.options import CalibrationOptions
 from inference_pio.calibration.recipes import Recipe, find_recipe
 from inference_pio.calibration.text import CalibrationText
@@ -23,6 +23,7 @@ from inference_pio.graphs.rewrites.static_head_products import fits_groups
 from inference_pio.graphs.source import WeightSource
 from inference_pio.graphs.spec import DecoderSpec
 from inference_pio.graphs.targets import find_pair
+from inference_pio.runtime.values import checked_int
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class CalibrationPlan:
     recipe: Recipe
     options: CalibrationOptions
     threads: int
-    sizes: Sizes
+    sizes: tuple[LayerSizes, ...]
 
     def format_of(self, tensor: str) -> WeightFormat:
         """The recipe's format of a checkpoint tensor."""
@@ -73,6 +74,8 @@ class CalibrationPlan:
 
 def plan_calibration(checkpoint: Checkpoint, options: CalibrationOptions) -> CalibrationPlan:
     """Settle every choice; raises BadInputError for what does not fit together and ResourceLimitError for memory."""
+    checked_int("samples", options.samples, least=1)
+    checked_int("length", options.length, least=1)
     recipe = find_recipe(options.precision, find_pair(options.target, options.hardware)[0].key)
     if options.block_size is not None:
         recipe = recipe.with_block_size(options.block_size)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from inference_pio.calibration.layer import LayerResult, TapChoice
+from inference_pio.calibration.choices import TapChoice
+from inference_pio.calibration.layer import LayerResult
 from inference_pio.calibration.layer_graphs import LayerGraph
 from inference_pio.calibration.layer_runs import Runner
 from inference_pio.calibration.products import exact_columns

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from inference_pio.calibration.layer import TapChoice, choose_step
+from inference_pio.calibration.choices import TapChoice, choose_step
 from inference_pio.calibration.layer_graphs import LayerGraph, Layers, layer_of
 from inference_pio.calibration.layer_runs import Runner, feed_of
 from inference_pio.calibration.observers import ObserverKind

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from inference_pio.artifact.strict_json import parse_json
 from inference_pio.errors import BadInputError
 from inference_pio.verify.gates import baseline_limits
 
@@ -24,10 +24,10 @@ SAME = {
 def read_report(path: Path) -> dict[str, Any]:
     """A report written by `Report.write_json`; raises BadInputError for anything else."""
     try:
-        report = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        report = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInputError(f"baseline {path} cannot be read ({error.strerror}): give a report of verify") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BadInputError(f"baseline {path} is not a JSON report of verify: {error}") from error
     if not isinstance(report, dict):
         raise BadInputError(f"baseline {path} is not a JSON report of verify: it holds no object")
@@ -80,7 +80,3 @@ def _recorded(baseline: Mapping[str, Any], key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise BadInputError(f"the baseline's '{key}' is no finite number: make another baseline")
     return float(value)
-
-
-def _refuse_constant(word: str) -> float:
-    raise ValueError(f"{word} is not a number of JSON")

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from inference_pio.artifact.strict_json import parse_json
 from inference_pio.errors import BadInputError
 from inference_pio.verify.metrics import Metrics
 
@@ -163,13 +164,13 @@ def load_gate(name_or_file: str | Path) -> Gate:
         return _gate({**entry, "small_model_parameters": data["small_model_parameters"]}, f"gate '{name}'")
     path = Path(name_or_file)
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        entry = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         known = ", ".join(data["gates"])
         raise BadInputError(
             f"'{name_or_file}' is neither a gate ({known}) nor a readable gate file: name one of them"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BadInputError(f"gate file {path} is not valid JSON in UTF-8: {error}") from error
     return _gate(entry, f"gate file {path}", default_name=path.stem)
 
@@ -238,10 +239,6 @@ def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e15:
         raise BadInputError(f"{where} must be a finite number that is not negative")
     return float(value)
-
-
-def _refuse_constant(word: str) -> float:
-    raise ValueError(f"{word} is not a number of JSON")
 
 
 def _check(metric: str, measured: float | None, limit: float) -> Check:

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from inference_pio.errors import BadInputError
+from inference_pio.verify.neighbours import constant, producer, reader, tensor_of
 from inference_pio.verify.tensors import read_rows
 from inference_pio.verify.weights import InputRounding
 
@@ -32,16 +33,16 @@ class IntegerProduct:
 
 def read_product(node: ir.Node) -> IntegerProduct:
     """The weight [K, N] of an integer product; raises BadInputError for a form that the exporter does not write."""
-    quantize = _producer(node.inputs[0], "QuantizeLinear")
-    codes, zero = _tensor(node.inputs[1]), None if quantize is None else _constant(quantize.inputs[2])
-    step = None if quantize is None else _constant(quantize.inputs[1])
+    quantize = producer(node.inputs[0], "QuantizeLinear")
+    codes, zero = tensor_of(node.inputs[1]), None if quantize is None else constant(quantize.inputs[2])
+    step = None if quantize is None else constant(quantize.inputs[1])
     fused = node.op_type == "MatMulIntegerToFloat"
     channels = None if fused else _scaled_after(node)
-    scales = _tensor(node.inputs[3]) if fused else None if channels is None else _tensor(channels.inputs[1])
+    scales = tensor_of(node.inputs[3]) if fused else None if channels is None else tensor_of(channels.inputs[1])
     known = quantize is not None and zero is not None and int(zero) == ZERO_POINTS[node.op_type]
     if quantize is None or codes is None or scales is None or step is None or not known:
         raise BadInputError(f"node '{node.name}' is an integer product of a form that the simulation does not know")
-    divide = _producer(quantize.inputs[0], "Div")
+    divide = producer(quantize.inputs[0], "Div")
     last = node if channels is None else channels
     columns, exact = _exact(last, scaled=channels is not None or divide is not None)
     size = tuple(int(n) for n in codes.shape.numpy())
@@ -59,8 +60,8 @@ def read_product(node: ir.Node) -> IntegerProduct:
 
 def read_row_product(node: ir.Node) -> IntegerProduct:
     """The weight [N, K] of a product from the left, `MatMulInteger(codes, x)`, whose `x` has a scale per token."""
-    channels, codes = _scaled_after(node), _tensor(node.inputs[0])
-    scales = None if channels is None else _tensor(channels.inputs[1])
+    channels, codes = _scaled_after(node), tensor_of(node.inputs[0])
+    scales = None if channels is None else tensor_of(channels.inputs[1])
     if codes is None or scales is None:
         raise BadInputError(f"node '{node.name}' is an integer product of a form that the simulation does not know")
     return IntegerProduct(_size(codes), partial(_scaled_rows, codes, scales), InputRounding())
@@ -68,9 +69,9 @@ def read_row_product(node: ir.Node) -> IntegerProduct:
 
 def read_row_table(node: ir.Node) -> IntegerProduct:
     """A table [N, K] that `Gather` takes int8 rows from, which are scaled afterwards."""
-    channels, codes = _scaled_after(node), _tensor(node.inputs[0])
-    gather = None if channels is None else _producer(channels.inputs[1], "Gather")
-    scales = None if gather is None else _tensor(gather.inputs[0])
+    channels, codes = _scaled_after(node), tensor_of(node.inputs[0])
+    gather = None if channels is None else producer(channels.inputs[1], "Gather")
+    scales = None if gather is None else tensor_of(gather.inputs[0])
     if codes is None or scales is None:
         raise BadInputError(f"node '{node.name}' looks rows up in a form that the simulation does not know")
     return IntegerProduct(_size(codes), partial(_scaled_rows, codes, scales), None)
@@ -82,8 +83,8 @@ def _scaled_rows(codes: ir.TensorProtocol, scales: ir.TensorProtocol, start: int
 
 def _scaled_after(node: ir.Node) -> ir.Node | None:
     """The `Mul` by scales behind `Cast(node)`."""
-    cast = _reader(node.outputs[0], "Cast")
-    return None if cast is None else _reader(cast.outputs[0], "Mul")
+    cast = reader(node.outputs[0], "Cast")
+    return None if cast is None else reader(cast.outputs[0], "Mul")
 
 
 def _size(codes: ir.TensorProtocol) -> tuple[int, int]:
@@ -95,32 +96,14 @@ def _exact(node: ir.Node, scaled: bool) -> tuple[tuple[int, ...], ir.TensorProto
     """The columns that are multiplied in float32 and their weights [E, N]; none where nothing is added."""
     output = node.outputs[0]
     if scaled:
-        size = _reader(output, "Mul")
-        if size is None:
+        scale = reader(output, "Mul")
+        if scale is None:
             raise BadInputError(f"the product of node '{node.name}' is not scaled per row: export the artifact again")
-        output = size.outputs[0]
-    add = _reader(output, "Add")
-    product = next((p for value in add.inputs if (p := _producer(value, "MatMul"))), None) if add else None
-    gather = _producer(product.inputs[0], "Gather") if product else None
-    indices = _constant(gather.inputs[1]) if gather else None
+        output = scale.outputs[0]
+    add = reader(output, "Add")
+    product = next((p for value in add.inputs if (p := producer(value, "MatMul"))), None) if add else None
+    gather = producer(product.inputs[0], "Gather") if product else None
+    indices = constant(gather.inputs[1]) if gather else None
     if product is None or indices is None:
         return (), None
-    return tuple(int(i) for i in indices.reshape(-1)), _tensor(product.inputs[1])
-
-
-def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    node = None if value is None else value.producer()
-    return node if node is not None and node.op_type == op_type else None
-
-
-def _reader(value: ir.Value, op_type: str) -> ir.Node | None:
-    return next((node for node, _ in value.uses() if node.op_type == op_type), None)
-
-
-def _tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
-    return None if value is None else value.const_value
-
-
-def _constant(value: ir.Value | None) -> np.ndarray | None:
-    tensor = _tensor(value)
-    return None if tensor is None else tensor.numpy()
+    return tuple(int(i) for i in indices.reshape(-1)), tensor_of(product.inputs[1])

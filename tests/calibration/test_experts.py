@@ -8,43 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from routing_cases import COUNT, HIDDEN, WIDTH, small, tokens
 from shapes import ALL_SHAPES, original, write_shape
 
-from inference_pio.calibration.experts import Experts, calibrate_experts
+from inference_pio.calibration.experts import calibrate_experts
 from inference_pio.calibration.options import CalibrationOptions, Switches
 from inference_pio.calibration.pipeline import calibrate
+from inference_pio.calibration.routing import Experts
 from inference_pio.calibration.text import read_calibration
 from inference_pio.calibration.workspace import Workspace
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.formats import FP32, WeightFormat
 from inference_pio.graphs.spec import Scoring
-from inference_pio.graphs.weights import Rows
 
-HIDDEN, WIDTH, COUNT = 32, 16, 4
 SAMPLES, LENGTH = 3, 24
-
-
-def small(scoring: Scoring = Scoring.SOFTMAX, seed: int = 0, **more: Any) -> tuple[Experts, dict[str, np.ndarray]]:
-    """Random experts and their arrays."""
-    rng = np.random.default_rng(seed)
-    arrays = {"router": rng.normal(0, 1, (COUNT, HIDDEN)), "bias": rng.normal(0, 0.5, COUNT)}
-    for expert in range(COUNT):
-        arrays[f"{expert}.gate"], arrays[f"{expert}.up"] = rng.normal(0, 0.3, (2, WIDTH, HIDDEN))
-        arrays[f"{expert}.down"] = rng.normal(0, 0.3, (HIDDEN, WIDTH))
-    arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
-
-    def rows(*names: str) -> Rows:
-        parts = tuple((name, len(arrays[name])) for name in names)
-        return Rows(parts, arrays[names[0]].shape[1:], lambda n, start, stop: arrays[n][start:stop])
-
-    stacked = {kind: rows(*(f"{e}.{kind}" for e in range(COUNT))) for kind in ("gate", "up", "down")}
-    facts = {"active": 2, "normalize": True, "scale": 1.0, **more}
-    bias = rows("bias") if scoring is Scoring.SIGMOID else None
-    return Experts(scoring=scoring, router=rows("router"), bias=bias, **stacked, **facts), arrays
-
-
-def tokens(count: int = 200) -> np.ndarray:
-    return np.random.default_rng(1).normal(0, 1, (count, HIDDEN)).astype(np.float32)
 
 
 def run(experts: Experts, x_TC: np.ndarray, chosen: WeightFormat | None, switches: Switches | None = None) -> Any:
@@ -74,16 +51,6 @@ def test_what_experts_add(scoring, more):
     np.testing.assert_allclose(out_TC, expected(experts, arrays, x_TC), atol=1e-5)
     assert sum(result.tokens) == len(x_TC) * experts.active
     assert not result.arrays and not result.linears and not result.found.any()
-
-
-def test_a_bias_selects_and_does_not_mix():
-    experts, arrays = small(Scoring.SIGMOID)
-    x_TC = tokens()
-    index_TK, weights_TK = experts.route(x_TC)
-    scores_TE = 1 / (1 + np.exp(-(x_TC @ arrays["router"].T)))
-    assert (np.sort(index_TK) != np.sort(np.argsort(-scores_TE)[:, :2])).any()
-    plain = np.take_along_axis(scores_TE, index_TK, axis=1)
-    np.testing.assert_allclose(weights_TK, plain / plain.sum(axis=1, keepdims=True), rtol=1e-5)
 
 
 def test_rounded_experts_are_near_exact_ones_and_second_order_is_nearer():

@@ -1,59 +1,40 @@
 """One layer's calibration: what is stored is what was measured, and every step can be left out."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from graph_cases import arrays_of, canonical, spec_with
+from graph_cases import canonical
+from layer_cases import (
+    DOWN,
+    FORMATS,
+    INT4,
+    INT8,
+    LAYER,
+    LAYERS,
+    LINEARS,
+    OFF,
+    SPEC,
+    WEIGHTS,
+    Edit,
+    K,
+    Q,
+    V,
+    folded,
+    massive,
+    observed,
+)
 
 from inference_pio.calibration import layer as layer_module
-from inference_pio.calibration.layer import LayerResult, TapChoice, choose, choose_step, emit, fold
-from inference_pio.calibration.layer_graphs import LayerGraph, cut
+from inference_pio.calibration.choices import TapChoice, choose
+from inference_pio.calibration.layer import LayerResult, emit
 from inference_pio.calibration.layer_runs import Runner, feed_of
-from inference_pio.calibration.observers import Observer, ObserverKind
 from inference_pio.calibration.options import Switches
 from inference_pio.calibration.products import dequantized, relative_error, round_weight
 from inference_pio.calibration.simulate import rounded_layer
 from inference_pio.calibration.statistics import TapStatistics
-from inference_pio.calibration.taps import find_taps
 from inference_pio.errors import BadInputError
 from inference_pio.graphs.formats import FP32, W8A8, W8A8_STATIC, WeightFormat
-
-SPEC = spec_with(windows=(None,), kv_heads=2)
-LAYERS = cut(canonical(SPEC))
-LAYER: LayerGraph = LAYERS.layers[0]
-WEIGHTS = {str(v.name): arrays_of(SPEC)[str(v.name)] for v in LAYER.weights}
-Q, K, V, OUT, GATE, UP, DOWN = (
-    f"model.layers.0.{name}.weight"
-    for name in (
-        *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
-        *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
-    )
-)
-LINEARS = (Q, K, V, OUT, GATE, UP, DOWN)
-INT8, INT4 = WeightFormat(8), WeightFormat(4)
-OFF = Switches(False, False, False, False, False)
-FORMATS = {"w8a8": W8A8, "w8a8-static": W8A8_STATIC, "int8": INT8, "int4": INT4}
-Edit = Callable[[str, np.ndarray], None]
-
-
-def observed(edit: Edit = lambda name, x_TK: None) -> list[TapStatistics]:
-    """Statistics of random activations with a few large channels; `edit` may change those of a tap."""
-    found = []
-    for number, tap in enumerate(find_taps(LAYER)):
-        statistics = TapStatistics(tap, 2, True)
-        for sample in range(2):
-            x_TK = np.random.default_rng(10 * number + sample).normal(size=(60, tap.columns)).astype(np.float32)
-            x_TK[:, ::11] *= 25
-            edit(tap.name, x_TK)
-            statistics.update(x_TK)
-        found.append(statistics)
-    return found
-
-
-def massive(name: str, x_TK: np.ndarray) -> None:
-    x_TK[0, 5] = 9000
 
 
 def with_steps(choices: list[TapChoice], statistics: list[TapStatistics]) -> list[TapChoice]:
@@ -70,12 +51,6 @@ def calibrated(
     statistics = observed(edit)
     choices = with_steps(choose(statistics, WEIGHTS, format_of, switches), statistics)
     return choices, emit(statistics, choices, folded(choices), format_of, switches)
-
-
-def folded(choices: list[TapChoice], weights: dict[str, np.ndarray] = WEIGHTS) -> dict[str, np.ndarray]:
-    tensors = dict(weights)
-    fold(tensors, choices)
-    return tensors
 
 
 @pytest.mark.parametrize("edit", [lambda name, x_TK: None, massive], ids=["plain", "massive"])
@@ -187,38 +162,6 @@ def test_what_is_not_finite_is_named():
     broken = {**WEIGHTS, DOWN: np.full_like(WEIGHTS[DOWN], 3e38)}
     with np.errstate(all="ignore"), pytest.raises(BadInputError, match=r"mlp\.down_proj.* not finite"):
         emit(statistics, choices, broken, lambda _: W8A8, OFF)
-
-
-def stepped(kind: ObserverKind | None, x_TK: np.ndarray, formats: tuple[WeightFormat, ...]) -> TapChoice:
-    statistics = observed()
-    choice = choose(statistics, WEIGHTS, lambda _: W8A8_STATIC, OFF)[0]
-    observer = Observer("x", 32)
-    observer.update(x_TK)
-    return choose_step(choice, observer, kind, x_TK, [(WEIGHTS[n], f) for n, f in zip((Q, K), formats, strict=True)])
-
-
-def test_a_static_step_is_that_of_the_asked_kind_or_the_best():
-    x = np.random.default_rng(0).standard_t(2.5, (400, 32)).astype(np.float32)
-    x[3, 4] = 400
-    for kind in ObserverKind:
-        observer = Observer("x", 32)
-        observer.update(x)
-        found = stepped(kind, x, (W8A8_STATIC, W8A8_STATIC))
-        assert (found.step, found.observer) == (observer.scale(kind), kind.value)
-    errors = {}
-    for kind in ObserverKind:
-        step = stepped(kind, x, (W8A8_STATIC, W8A8_STATIC)).step
-        seen = np.clip(np.rint(x / np.float32(step)), -128, 127) * np.float32(step)
-        errors[kind.value] = np.mean([relative_error(x @ WEIGHTS[n].T, seen @ WEIGHTS[n].T) for n in (Q, K)])
-    assert stepped(None, x, (W8A8_STATIC, W8A8_STATIC)).observer == min(errors, key=lambda kind: errors[kind])
-
-
-def test_a_step_is_chosen_for_the_static_linear_layers_of_a_tap():
-    x = np.random.default_rng(0).normal(size=(50, 32)).astype(np.float32)
-    assert stepped(None, x, (FP32, W8A8)).step is None
-    assert stepped(None, x, (FP32, W8A8_STATIC)).step == stepped(None, x, (W8A8, W8A8_STATIC)).step is not None
-    zero = stepped(None, np.zeros_like(x), (W8A8_STATIC, W8A8_STATIC))
-    assert zero.step is not None and zero.step > 0
 
 
 def outputs(choices: list[TapChoice], result: LayerResult) -> tuple[np.ndarray, np.ndarray]:

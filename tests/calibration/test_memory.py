@@ -10,9 +10,17 @@ import onnx_ir as ir
 import pytest
 from graph_cases import spec_with
 
+from inference_pio.calibration.choices import choose, fold
 from inference_pio.calibration.gptq import Feedback
-from inference_pio.calibration.layer import choose, emit, fold
-from inference_pio.calibration.memory import MATRIX_COPIES, ROW_COPIES, expected_memory, second_order_bytes, sizes_of
+from inference_pio.calibration.layer import emit
+from inference_pio.calibration.memory import (
+    MATRIX_COPIES,
+    ROUNDED_ROWS,
+    expected_memory,
+    factored_bytes,
+    layer_memory,
+    sizes_of,
+)
 from inference_pio.calibration.options import Switches
 from inference_pio.calibration.recipes import RECIPES
 from inference_pio.calibration.statistics import TapStatistics
@@ -34,24 +42,28 @@ SHAPES = {
 TENSORS = {name: TensorInfo(name, "F32", shape, Path("x"), 0, 4 * math.prod(shape)) for name, shape in SHAPES.items()}
 
 
-def test_sizes_are_those_of_the_largest_layer_and_expert():
-    sizes = sizes_of(TENSORS, RECIPES["w8a8"], SPEC, second_order=True)
-    assert sizes.layer == 4 * (64 + 2 * 64 * 64 + 64 * 256)
-    assert sizes.matrix == 4 * 64 * 256
-    assert sizes.codes == 2 * 64 * (64 + 4) + 64 * (256 + 4)
-    assert sizes.widths == 2 * 128 + 320
-    assert sizes.expert == 4 * 2 * 64 * 128
-    assert sizes.expert_codes == 2 * (128 * (64 + 4) + 64 * (128 + 4))
-    assert sizes.expert_widths == 2 * 192
-    assert sizes.gram == sizes.expert_gram == 0
+def test_sizes_are_those_of_every_layer_and_expert():
+    dense, sparse = sizes_of(TENSORS, RECIPES["w8a8"], SPEC, second_order=True)
+    assert dense.own.floats == 4 * (64 + 2 * 64 * 64 + 64 * 256)
+    assert dense.own.matrix == 4 * 64 * 256
+    assert dense.codes == dense.own.codes == 2 * 64 * (64 + 4) + 64 * (256 + 4)
+    assert dense.own.widths == 2 * 128 + 320
+    assert sparse.own.floats == 4 * (64 + 2 * 64 * 64 + 2 * 64)
+    assert sparse.own.codes == 2 * 64 * (64 + 4)  # the router stays
+    assert [expert.floats for expert in sparse.experts.values()] == [4 * 2 * 64 * 128] * 2
+    assert sparse.expert_codes == 2 * (128 * (64 + 4) + 64 * (128 + 4)) == sparse.codes - sparse.own.codes
+    assert sparse.experts["0"].widths == 2 * 192
+    assert dense.own.gathered == dense.own.factored == sparse.experts["1"].factored == 0
 
 
 def test_four_bits_take_half_and_the_products_of_their_inputs():
-    sizes = sizes_of(TENSORS, RECIPES["int4-calibrated"], SPEC, second_order=True)
-    assert sizes.codes == 2 * 64 * (32 + 4) + 64 * (128 + 2 * 4)
-    assert sizes.gram == second_order_bytes([64, 256])
-    assert sizes.expert_gram == second_order_bytes([64, 128])
-    assert sizes_of(TENSORS, RECIPES["int4-calibrated"], SPEC, second_order=False).gram == 0
+    dense, sparse = sizes_of(TENSORS, RECIPES["int4-calibrated"], SPEC, second_order=True)
+    assert dense.codes == 2 * 64 * (32 + 4) + 64 * (128 + 2 * 4)
+    assert dense.own.gathered == 8 * (64**2 + 256**2) + 4 * 256**2
+    assert dense.own.factored == factored_bytes(256)
+    assert sparse.experts["0"].gathered == 8 * (64**2 + 128**2) + 4 * 128**2
+    for layer in sizes_of(TENSORS, RECIPES["int4-calibrated"], SPEC, second_order=False):
+        assert layer.own.gathered == layer.own.factored == 0
 
 
 def test_what_is_held_counts_once_and_rows_by_their_number():
@@ -60,9 +72,18 @@ def test_what_is_held_counts_once_and_rows_by_their_number():
     def needs(samples: int, length: int, heads: int = SPEC.heads) -> int:
         return expected_memory(sizes, spec_with(windows=SPEC.windows, heads=heads), samples, length, False)
 
-    assert needs(64, 512) == needs(2, 512)
-    assert needs(2000, 512) - needs(64, 512) == pytest.approx(4 * ROW_COPIES * (4000 - 512) * sizes.widths, rel=1e-6)
-    assert needs(1, 512, heads=8) - needs(1, 512, heads=4) == 8 * 4 * 512**2
+    assert needs(64, 512) == needs(8, 512)
+    assert needs(9000, 512) - needs(5000, 512) == pytest.approx(4 * ROUNDED_ROWS * 8000 * sizes[0].own.widths)
+    assert needs(1, 4096, heads=8) - needs(1, 4096, heads=4) == 4 * 4 * 4096**2
+
+
+def test_the_codes_of_all_experts_are_held_at_once():
+    one, two = (
+        sizes_of({n: t for n, t in TENSORS.items() if f"experts.{left_out}." not in n}, RECIPES["w8a8"], SPEC, True)[1]
+        for left_out in (1, 2)
+    )
+    layer = [layer_memory(sizes, 0, SPEC.heads, 8, 512) for sizes in (one, two)]
+    assert layer[1] - layer[0] == one.expert_codes == two.expert_codes // 2
 
 
 def peak_of(work: Callable[[], object]) -> int:
@@ -78,7 +99,7 @@ def peak_of(work: Callable[[], object]) -> int:
 def test_second_order_rounding_stays_within_its_bytes(columns: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("inference_pio.calibration.gptq.FLOAT64_COLUMNS", 1000)
     gram_KK = np.eye(columns, dtype=np.float64 if columns <= 1000 else np.float32)
-    expected = second_order_bytes([columns])
+    expected = factored_bytes(columns)
     assert 0.7 * expected < gram_KK.nbytes + peak_of(lambda: Feedback.of(gram_KK)) <= expected
 
 
@@ -93,5 +114,5 @@ def test_rounding_a_layer_stays_within_its_terms(chosen: WeightFormat):
     peak = peak_of(lambda: emit([statistics], choices, tensors, lambda _: chosen, Switches(clipping=False)))
     matrix, codes = 4 << 20, 2 << 20
     # The first of the float matrices is counted among the layer's once it is replaced.
-    assert peak <= codes * 1.1 + MATRIX_COPIES * matrix + 4 * ROW_COPIES * 64 * 2 * 2048 + matrix
+    assert peak <= codes * 1.1 + MATRIX_COPIES * matrix + 4 * ROUNDED_ROWS * 64 * 2 * 2048 + matrix
     assert peak > codes + matrix

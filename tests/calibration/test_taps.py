@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 from graph_cases import arrays_of, canonical, spec_with
 
-from inference_pio.calibration.layer import TapChoice, fold
+from inference_pio.calibration.choices import TapChoice, fold
 from inference_pio.calibration.layer_graphs import LayerGraph, cut
 from inference_pio.calibration.layer_runs import Runner, feed_of
 from inference_pio.calibration.smoothing import Smoothing

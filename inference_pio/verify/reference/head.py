@@ -23,12 +23,11 @@ class Head:
     def __init__(self, name: str, model: Any, weights: ModelWeights, wanted: list[slice], sink: LogitsFile) -> None:
         """`wanted` are the positions of each row of a batch whose logits count."""
         self._name, self._weights, self._wanted, self._sink = name, weights, wanted, sink
-        self._bias = None
-        if model.lm_head.bias is not None:
-            self._bias = model.lm_head.bias
+        self._bias = model.lm_head.bias
         self.placeholder = torch.zeros(())
 
     def run(self, hidden_WSC: torch.Tensor) -> torch.Tensor:
+        """Write the logits of the wanted positions; the result only stands for them."""
         hidden_PC = torch.cat([row[positions] for row, positions in zip(hidden_WSC, self._wanted, strict=True)])
         rounding = self._weights.input_rounding(self._name)
         if rounding is not None:
