@@ -32,9 +32,6 @@ class ExcessLimits:
     kl_mean: float
     twin_factor: float
     disturbance: float
-    twin_counts: bool = False
-    """Whether the artifact may be as far from the original as the twin is from the simulation."""
-
 
 @dataclass(frozen=True)
 class Excess:
@@ -91,13 +88,17 @@ class GateResult:
 
 @dataclass(frozen=True)
 class Gate:
-    """Named bounds. `absolute` maps metric -> bound; `clear_gap` is in nats of log-probability."""
+    """Named bounds. `absolute` maps metric -> bound; `clear_gap` is in nats of log-probability.
+
+    `twin_counts`: the artifact may be as far from the original as the twin is from the simulation.
+    """
 
     name: str
     absolute: Mapping[str, float]
     clear_gap: float
     excess: ExcessLimits
     small_model_parameters: int = 0
+    twin_counts: bool = False
 
     def for_model(self, parameters: int) -> Gate:
         """This gate for a model of that many parameters: small ones are judged away from near ties."""
@@ -128,7 +129,7 @@ class Gate:
         if disturbance is None:
             return self
         floats = {"fp32", "fp16", "bf16"}.issuperset(formats)
-        return replace(self, excess=replace(self.excess, disturbance=disturbance, twin_counts=floats))
+        return replace(self, excess=replace(self.excess, disturbance=disturbance), twin_counts=floats)
 
     def check(self, metrics: Metrics, excess: Excess | None = None) -> GateResult:
         """Judge metrics, and the artifact beside its simulation where there is one."""
@@ -141,7 +142,7 @@ class Gate:
 
     def _check_excess(self, metrics: Metrics, excess: Excess) -> list[Check]:
         allowed = self.excess.factor * excess.simulation_kl_mean
-        if self.excess.twin_counts and excess.twin_kl_mean is not None:
+        if self.twin_counts and excess.twin_kl_mean is not None:
             allowed = max(allowed, self.excess.twin_factor * excess.twin_kl_mean)
         allowed += self.excess.floor
         checks = [_upper("kl_mean against simulation", metrics.kl_mean, allowed)]
