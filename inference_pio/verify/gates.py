@@ -33,6 +33,7 @@ class ExcessLimits:
     twin_factor: float
     disturbance: float
 
+
 @dataclass(frozen=True)
 class Excess:
     """An artifact beside its simulation (`simulation.py`): mean KL in nats and the largest logit difference.
