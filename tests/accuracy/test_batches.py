@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from product_cases import random_layer, save_layer, session
 
-from inference_pio.runtime import Engine, EngineConfig, SamplingParams, engine
+from inference_pio.runtime import Engine, EngineConfig, SamplingParams, teacher_forcing
 from inference_pio.verify.windows import read_text
 
 COUNT = 300
@@ -42,7 +42,7 @@ def test_what_follows_changes_nothing(opened, ids, whole, length):
 
 @pytest.mark.parametrize("chunk", [2, 7, 32, 100, 256, 300])
 def test_the_size_of_chunks_changes_nothing(opened, ids, whole, chunk, monkeypatch):
-    monkeypatch.setattr(engine, "CHUNK_TOKENS", chunk)
+    monkeypatch.setattr(teacher_forcing, "CHUNK_TOKENS", chunk)
     assert COUNT % chunk != 1
     assert np.array_equal(opened.logits(ids), whole)
 
