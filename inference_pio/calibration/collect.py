@@ -169,6 +169,7 @@ class Collector:
                 lambda expert: report("layers", done + expert + 1, self._steps[-1]),
             )
         self._work.drop_hidden(EXPERTS)
+        return_freed_memory()
         return result
 
     def _observe_smoothed(

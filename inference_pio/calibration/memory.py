@@ -19,7 +19,7 @@ from inference_pio.checkpoint.safetensors_header import TensorInfo
 from inference_pio.graphs.formats import WeightFormat
 from inference_pio.graphs.spec import DecoderSpec
 
-BASE_BYTES = 170 << 20
+BASE_BYTES = 205 << 20
 """Interpreter, numpy, onnx, ONNX Runtime and the graph itself."""
 MATRIX_COPIES = 2
 """Copies of the largest weight besides the layer's own while it is rounded."""
