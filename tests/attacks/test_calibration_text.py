@@ -12,7 +12,10 @@ import pytest
 
 from inference_pio.calibration import documents
 from inference_pio.calibration.fingerprint import KEPT, TextFingerprint
+from inference_pio.calibration.options import CalibrationOptions
+from inference_pio.calibration.plan import plan_calibration
 from inference_pio.calibration.text import read_calibration
+from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.errors import BadInputError
 
 GOOD = '{"text": "a line that is fine"}\n'
@@ -137,8 +140,10 @@ def test_a_text_that_is_too_short_says_what_it_has(tiny: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("value", [0, -1, True, 1.5, "4"])
 def test_numbers_that_make_no_sense(tiny: Path, value: Any) -> None:
-    refuse("default", tiny, "samples must be", samples=value)
-    refuse("default", tiny, "length must be", length=value)
+    with Checkpoint.open(tiny) as checkpoint:
+        for name in ("samples", "length"):
+            with pytest.raises(BadInputError, match=f"{name} must be"):
+                plan_calibration(checkpoint, CalibrationOptions(**{name: value}))
 
 
 def test_numbers_beyond_all_memory_are_merely_too_many(tiny: Path) -> None:
