@@ -19,7 +19,6 @@ from inference_pio.errors import BadInputError
 from inference_pio.graphs.spec import VisionSpec
 from inference_pio.runtime.generation_defaults import GenerationDefaults
 from inference_pio.runtime.tokenizer import Tokenizer, read_config, token_text
-from inference_pio.runtime.values import checked_int
 
 PART = 1 << 18
 """Characters that are tokenized at a time."""
@@ -66,8 +65,6 @@ def read_calibration(
     many as one of the two kinds leaves to the other. Raises BadInputError for a source that cannot be read or is too
     short, and for a tokenizer of another model.
     """
-    checked_int("samples", samples, least=1)
-    checked_int("length", length, least=1)
     tokenizer = Tokenizer.load(folder)
     source_text = read_documents(source, folder, sees=vision is not None)
     plain = tuple(document for document in source_text.documents if not document.sees)
