@@ -11,7 +11,7 @@ import numpy as np
 from inference_pio.artifact.printable import printable
 from inference_pio.checkpoint.safetensors_header import TensorInfo
 from inference_pio.errors import BadInputError
-from inference_pio.graphs.source import whole_of
+from inference_pio.graphs.formats import whole_of
 
 _TYPES = {
     "recipe": str,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from inference_pio.graphs.source import whole_of
+from inference_pio.graphs.formats import whole_of
 
 WORST = 10
 SUGGESTED_ABOVE = 0.003

@@ -122,3 +122,8 @@ BF16 = WeightFormat(16, brain=True)
 
 FormatOf = Callable[[str], WeightFormat]
 """Checkpoint tensor name -> its format."""
+
+
+def whole_of(part: str) -> str:
+    """The checkpoint tensor that a name stands for, `NAME` or a part of it, `NAME[part]`."""
+    return part.split("[")[0]

@@ -11,6 +11,7 @@ import numpy as np
 from inference_pio.checkpoint.checkpoint import Checkpoint
 from inference_pio.checkpoint.ledger import Ledger, check_shape
 from inference_pio.errors import BadInputError
+from inference_pio.graphs.formats import whole_of
 from inference_pio.graphs.weights import RowReader, Rows
 
 
@@ -80,11 +81,6 @@ class WeightSource:
 def tensor_of(rows: Rows) -> str:
     """The checkpoint tensor behind `rows`, also when they are a part of it."""
     return whole_of(rows.parts[0][0])
-
-
-def whole_of(part: str) -> str:
-    """The checkpoint tensor that a name stands for, `NAME` or a part of it, `NAME[part]`."""
-    return part.split("[")[0]
 
 
 def _read_heads(whole: Rows, per_head: int, first: int, rows: int, _: str, start: int, stop: int) -> np.ndarray:

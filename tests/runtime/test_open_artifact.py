@@ -10,7 +10,7 @@ import pytest
 
 from inference_pio.artifact import bundle
 from inference_pio.errors import BadInputError
-from inference_pio.runtime import Engine, EngineConfig
+from inference_pio.runtime import Engine, EngineConfig, open_artifact
 from inference_pio.runtime.backends.ort import OrtBackend
 
 
@@ -37,9 +37,9 @@ def test_a_backend_is_closed_when_the_weights_were_changed(
     assert len(closed) == 1
 
 
-def test_a_backend_is_closed_when_the_images_cannot_be_prepared(
-    vision_artifact: Callable[[str], Path], closed: list[OrtBackend]
+def test_no_backend_is_opened_when_the_images_cannot_be_prepared(
+    vision_artifact: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(open_artifact, "open_backend", lambda *_: pytest.fail("a backend was opened"))
     with pytest.raises(BadInputError, match="max_image_tokens 1 is too small"):
         Engine.open(vision_artifact("fp32"), EngineConfig(max_image_tokens=1))
-    assert len(closed) == 1
