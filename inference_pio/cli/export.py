@@ -75,7 +75,9 @@ class BarProgress:
 )
 @calibration_options
 @click.option("--block-size", type=int, help="Weights per scale: 128, 64, 32 or 16; the largest that fits by default.")
-@click.option("--context-length", type=int, help="Longest prompt plus answer; the model's own by default.")
+@click.option(
+    "--context-length", type=int, help="Longest prompt plus answer; the model's own by default, 4096 for fixed caches."
+)
 @click.option("--block-layers", type=int, help="tensorrt: layers in a block; as many as 8 GB can build by default.")
 @click.option("--layers", type=int, help="Keep only the first N layers, for tests.")
 @click.option("--max-memory", type=SIZE, help="Stay below this much memory, or refuse.")
