@@ -9,12 +9,12 @@ from pathlib import Path
 import fake_gpu
 import numpy as np
 import pytest
-from engine_cases import CONTEXT, build_here
+from engine_cases import CONTEXT, HARDWARE, build_here, only_trt85, opened
 from fake_cuda import FakeRuntime
 
 from inference_pio.cli.main import run
 from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
-from inference_pio.runtime import Engine, EngineConfig, SamplingParams
+from inference_pio.runtime import SamplingParams
 from inference_pio.runtime.backends.cuda_library import Cuda
 from inference_pio.runtime.backends.tensorrt_engines import RESERVE
 
@@ -23,22 +23,7 @@ from block_cases import export_blocks
 from shapes import write_shape
 
 PROMPT = "In the beginning"
-HARDWARE = {"trt85": "sm61", "modern": "sm86", "half": "sm86"}
-"""By dialect; `half` is `modern` in float16."""
-VERSIONS = {"trt85": "8.5.3.1", "modern": "10.15.1.29", "half": "10.15.1.29"}
-only_trt85 = pytest.mark.parametrize("dialect", ["trt85"], indirect=True)
-"""For what does not depend on the dialect."""
 all_types = pytest.mark.parametrize("dialect", ["trt85", "modern", "half"], indirect=True)
-
-
-@pytest.fixture(params=["trt85", "modern"])
-def dialect(request):
-    return request.param
-
-
-@pytest.fixture
-def gpu(monkeypatch, dialect):
-    return fake_gpu.install(monkeypatch, VERSIONS[dialect])
 
 
 @pytest.fixture
@@ -47,18 +32,9 @@ def artifact(block_artifact, dialect):
 
 
 @pytest.fixture
-def cache(tmp_path):
-    return tmp_path / "cache" / "inference-pio"
-
-
-@pytest.fixture
 def built(gpu, artifact, cache):
     build_here(artifact, cache)
     return artifact
-
-
-def opened(artifact, cache, backend="tensorrt", **more):
-    return Engine.open(artifact, EngineConfig(backend=backend, cache_dir=cache, threads=1, **more))
 
 
 @all_types

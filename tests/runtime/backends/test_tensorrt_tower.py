@@ -8,40 +8,21 @@ from pathlib import Path
 import fake_gpu
 import numpy as np
 import pytest
-from engine_cases import build_here
+from engine_cases import HARDWARE, build_here, only_trt85, opened
 from fake_cuda import FakeRuntime
 
 from inference_pio.cli.main import run
 from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
-from inference_pio.runtime import Engine, EngineConfig, SamplingParams
+from inference_pio.runtime import SamplingParams
 from inference_pio.runtime.backends.tensorrt_engines import RESERVE
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from vision_cases import END, IMAGE, START
 
-HARDWARE = {"trt85": "sm61", "modern": "sm86"}
-VERSIONS = {"trt85": "8.5.3.1", "modern": "10.15.1.29"}
 GREEDY = SamplingParams(max_new_tokens=8, temperature=0, ignore_eos=True)
 TEXT = [5, 6, 7, 8]
 LARGEST = 64
 """Tokens of an image that the engine is built for."""
-only_trt85 = pytest.mark.parametrize("dialect", ["trt85"], indirect=True)
-"""For what does not depend on the dialect."""
-
-
-@pytest.fixture(params=["trt85", "modern"])
-def dialect(request):
-    return request.param
-
-
-@pytest.fixture
-def gpu(monkeypatch, dialect):
-    return fake_gpu.install(monkeypatch, VERSIONS[dialect])
-
-
-@pytest.fixture
-def cache(tmp_path):
-    return tmp_path / "cache" / "inference-pio"
 
 
 @pytest.fixture
@@ -49,10 +30,6 @@ def built(gpu, vision_blocks, dialect, cache):
     artifact = vision_blocks(HARDWARE[dialect])
     build_here(artifact, cache, max_image_tokens=LARGEST)
     return artifact
-
-
-def opened(artifact, cache, backend="tensorrt", **more):
-    return Engine.open(artifact, EngineConfig(backend=backend, cache_dir=cache, threads=1, **more))
 
 
 def picture(seed: int, height: int = 90, width: int = 120) -> np.ndarray:
