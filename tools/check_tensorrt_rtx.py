@@ -1,8 +1,8 @@
-"""Let NVIDIA's own parser and builder judge an artifact for TensorRT 10.15, without a GPU.
+"""Let NVIDIA's own parser and builder judge an artifact for TensorRT, without a GPU.
 
 TensorRT-RTX (`pip install tensorrt-rtx-cu12`) reads ONNX with the importer of TensorRT and compiles ahead of time on a
 CPU, for compute capabilities from 7.5 on. What it refuses an engine will not be built of; what it accepts still has to
-be built and timed on a GPU, by TensorRT itself.
+be built and timed on a GPU, by TensorRT itself. Blocks for TensorRT 8.5 are taken too, by this much younger compiler.
 
     python tools/check_tensorrt_rtx.py ARTIFACT [--capability 8.6] [--max-context 4096]
 """
@@ -95,7 +95,7 @@ def _line(text: str) -> str:
 def main(arguments: list[str]) -> int:
     """Judge every graph that becomes an engine and print a table; returns 3 when one was refused."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artifact", type=Path, help="an artifact of target tensorrt, dialect modern")
+    parser.add_argument("artifact", type=Path, help="an artifact of target tensorrt")
     parser.add_argument("--capability", choices=("7.5", "8.0", "8.6", "8.9", "12.0"), default="8.6")
     parser.add_argument("--max-context", type=int)
     asked = parser.parse_args(arguments)

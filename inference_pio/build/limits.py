@@ -8,6 +8,7 @@ from inference_pio.artifact.bundle import Artifact
 from inference_pio.artifact.cache_rows import rounded_up
 from inference_pio.build.options import DEFAULT_CONTEXT, DEFAULT_IMAGE_TOKENS, BuildOptions
 from inference_pio.errors import BadInputError
+from inference_pio.runtime.backends.tensorrt_library import LINES
 from inference_pio.runtime.vision.preprocess import Preprocessor
 
 
@@ -23,10 +24,12 @@ class Limits:
 def limits_of(artifact: Artifact, options: BuildOptions) -> Limits:
     """What the options ask for, as far as the model can use it.
 
-    Raises BadInputError when images are limited of a model that takes none, or below the least size that its images
-    are prepared to.
+    Raises BadInputError for an artifact that is not for TensorRT, and when images are limited of a model that takes
+    none, or below the least size that its images are prepared to.
     """
     manifest = artifact.manifest
+    if manifest.dialect not in LINES:
+        raise BadInputError(f"{artifact.path} was exported for {manifest.target_key}: export it with --target tensorrt")
     rows = rounded_up(min(options.max_context or DEFAULT_CONTEXT, manifest.model.context_length))
     if manifest.vision is None:
         if options.max_image_tokens is not None:

@@ -23,7 +23,6 @@ from inference_pio.build.worker import Job
 from inference_pio.errors import BadInputError, InferencePioError, ResourceLimitError
 from inference_pio.runtime.backends.engine_store import EngineStore, graph_hash
 from inference_pio.runtime.backends.tensorrt_engines import ROLES
-from inference_pio.runtime.backends.tensorrt_library import LINES
 
 Run = Callable[[Job, Path], dict[str, Any]]
 """Does a job, with its messages in a log file, and returns what the worker says."""
@@ -50,10 +49,8 @@ def build(
     graph; ResourceLimitError when host memory or disk is too small. Engines built so far stay and are used next time.
     """
     manifest, progress, run = artifact.manifest, progress or SilentProgress(), run or run_worker
-    if manifest.dialect not in LINES:
-        raise BadInputError(f"{artifact.path} was exported for {manifest.target_key}: export it with --target tensorrt")
-    graphs = [graph for graph in manifest.graphs if graph.role in ROLES]
     limits = limits_of(artifact, options)
+    graphs = [graph for graph in manifest.graphs if graph.role in ROLES]
     with tempfile.TemporaryDirectory(prefix="inference-pio-build-") as scratch:
         log = Path(scratch) / "log"
         facts = run(Job(str(Path(scratch) / "facts"), manifest.dialect, options.device), log)

@@ -100,7 +100,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions, calibration: Cal
     recipe = find_recipe(options.precision, target.key)
     if options.block_size is not None:
         recipe = recipe.with_block_size(options.block_size)
-    _check_overrides(recipe, checkpoint)
+    check_overrides(recipe, checkpoint.tensors)
     check_kv_cache(checkpoint, options)
     architecture, spec = read_decoder(checkpoint, options.ignore_config_keys, options.layers)
     check_tokenizer(checkpoint, spec.vocab_size)
@@ -165,12 +165,13 @@ def check_int8_cache(spec: DecoderSpec, target: str) -> None:
         )
 
 
-def _check_overrides(recipe: Recipe, checkpoint: Checkpoint) -> None:
+def check_overrides(recipe: Recipe, tensors: Collection[str]) -> None:
+    """Raise BadInputError for a pattern of a recipe that fits none of these names of tensors."""
     for pattern, _ in recipe.overrides:
-        if not fnmatch.filter(checkpoint.tensors, pattern):
+        if not fnmatch.filter(tensors, pattern):
             raise BadInputError(
                 f"recipe {recipe.name}: the pattern '{pattern}' fits no tensor of the checkpoint: names look like "
-                f"'{next(iter(checkpoint.tensors), '')}'"
+                f"'{next(iter(tensors), '')}'"
             )
 
 

@@ -9,7 +9,7 @@ import psutil
 
 from inference_pio.calibration.recipes import Recipe, find_recipe
 from inference_pio.errors import BadInputError
-from inference_pio.export.plan import check_context_length, check_int8_cache
+from inference_pio.export.plan import check_context_length, check_int8_cache, check_overrides
 from inference_pio.graphs.architectures import read_config
 from inference_pio.graphs.hardware import AUTO
 from inference_pio.graphs.hardware.hardware import Card, Hardware
@@ -107,6 +107,7 @@ class _Planner:
         for target in self.hardware.targets if self.options.target is None else (self.options.target,):
             try:
                 recipe = find_recipe(precision, key_of(self.hardware, target))
+                check_overrides(recipe, self.shapes)
                 case = Case(self.hardware, card, self.host, target, recipe)
                 self.check_cache(case, self.cache_of(case))
             except BadInputError as fault:

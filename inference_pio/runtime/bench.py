@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 
 from inference_pio.artifact.process import peak_rss_bytes
+from inference_pio.errors import BadInputError
 from inference_pio.runtime.config import EngineConfig
 from inference_pio.runtime.engine import Engine
 from inference_pio.runtime.result import Result
@@ -31,12 +32,17 @@ def bench(
     """Medians over `repeat` runs (after one to warm up) of a random prompt, greedy, without the prefix cache.
 
     Seconds, tokens per second and bytes. `outside_run_share` is the part of a decode step spent outside the runtime
-    library. Memory is that of the whole process.
+    library. Memory is that of the whole process. Raises BadInputError where prompt and answer do not fit the context.
     """
     started = time.perf_counter()
     config = EngineConfig(backend=backend, device=device, threads=threads, prefix_cache_bytes=0, cache_dir=cache_dir)
     with Engine.open(artifact, config) as engine:
         load_s = time.perf_counter() - started
+        if prompt_tokens + new_tokens > engine.context_length:
+            raise BadInputError(
+                f"a prompt of {prompt_tokens} and {new_tokens} new tokens do not fit the context of "
+                f"{engine.context_length}: ask for fewer"
+            )
         ids = np.random.default_rng(0).integers(0, engine.manifest.model.vocab_size, prompt_tokens).tolist()
         params = SamplingParams(max_new_tokens=new_tokens, temperature=0.0, ignore_eos=True)
         engine.generate(ids, params)

@@ -42,10 +42,10 @@ class EngineConfig:
     block on ONNX Runtime's CPU. `threads` None uses one per physical core.
     `max_memory` (bytes) bounds weights, caches and the process around them. `max_context` lowers the artifact's
     context. `prefix_cache_bytes` 0 turns the prefix cache off. `max_image_tokens` shrinks every image and video to at
-    most so many tokens; `image_cache_bytes` is what the features of images seen before may take. `map_weights` lets
-    the weights stay on disk: they are prepacked once into `cache_dir`, and then mapped. `cache_dir` also holds the
-    stamps of checked weights; None is ~/.cache/inference-pio. `allow_failed` opens an artifact whose verification
-    failed.
+    most so many tokens (models of text refuse it); `image_cache_bytes` is what the features of images seen before may
+    take. `map_weights` lets the weights stay on disk: they are prepacked once into `cache_dir`, and then mapped.
+    `cache_dir` also holds the stamps of checked weights; None is ~/.cache/inference-pio. `allow_failed` opens an
+    artifact whose verification failed.
 
     Raises BadInputError for values out of range.
     """

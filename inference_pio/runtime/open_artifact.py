@@ -70,7 +70,10 @@ class OpenArtifact:
         )
         self.vision: VisionInput | None = None
         """What prepares images, where the model takes any."""
-        if (facts := self.manifest.vision) is not None:
+        facts = self.manifest.vision
+        if facts is None and config.max_image_tokens is not None:
+            raise BadInputError(f"the model of {artifact.path} takes text only: leave max_image_tokens out")
+        if facts is not None:
             self.budget.take(config.image_cache_bytes, "the cache of image features")
             self.vision = VisionInput(artifact, facts, self.tokenizer, self._open_tower, self.budget, config)
         # Last, because what follows it would have to close it when it fails.

@@ -80,3 +80,8 @@ def test_a_cache_that_grows_is_refused(tmp_path, capsys):
     assert "static sequence length" in judge_file(tmp_path / "grows.onnx", []).refusal
     assert main([str(tmp_path)]) == 2
     assert "manifest" in capsys.readouterr().err
+
+
+def test_an_artifact_without_engines_is_no_success(tiny_artifact, capsys):
+    assert main([str(tiny_artifact("int8"))]) == 2
+    assert "was exported for ort-cpu: export it with --target tensorrt" in capsys.readouterr().err

@@ -176,6 +176,12 @@ def test_bench_and_doctor_give_stable_keys(capsys, tiny_artifact):
     assert code == 0 and {"cpu", "memory", "disk", "onnxruntime", "gpus", "problems"} <= set(json.loads(text))
 
 
+def test_bench_runs_as_many_tokens_as_it_says(capsys, tiny_artifact):
+    arguments = ("--prompt-tokens", 4090, "--new-tokens", 8, "--repeat", 1)
+    message = "4090 and 8 new tokens do not fit the context of 4096"
+    assert_refused(run(capsys, "bench", tiny_artifact("int8"), *arguments), message)
+
+
 def test_unexpected_errors_are_one_line(capsys, monkeypatch, tiny_artifact):
     def broken(*_: object) -> None:
         raise ZeroDivisionError("by zero")

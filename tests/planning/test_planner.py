@@ -338,6 +338,18 @@ def test_a_cache_has_the_type_that_the_recipe_computes_in(target, precision, kin
         plan_of("qwen3-4b", kv_cache={"fp32": "fp16", "fp16": "fp32"}[kind], **asked)
 
 
+def test_a_pattern_that_fits_no_tensor_is_refused_as_by_the_export(tmp_path):
+    recipe = tmp_path / "kept.json"
+    for pattern, fits in (("*.down_proj.weight", True), ("*.mlp.experts.*", False)):
+        recipe.write_text(json.dumps({"base": "fp16", "overrides": {pattern: "fp32"}}))
+        asked = {"hardware": "rtx-3090", "target": "tensorrt", "precision": str(recipe)}
+        if fits:
+            assert plan_of("qwen3-4b", **asked).fits
+            continue
+        with pytest.raises(BadInputError, match=r"the pattern '\*\.mlp\.experts\.\*' fits no tensor"):
+            plan_of("qwen3-4b", **asked)
+
+
 def test_the_command_says_what_was_planned():
     plan = plan_of("qwen3-4b", hardware="gtx-1060-6gb", kv_cache="fp32", context_length=1000)
     assert plan.command == (

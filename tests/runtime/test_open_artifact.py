@@ -43,3 +43,8 @@ def test_no_backend_is_opened_when_the_images_cannot_be_prepared(
     monkeypatch.setattr(open_artifact, "open_backend", lambda *_: pytest.fail("a backend was opened"))
     with pytest.raises(BadInputError, match="max_image_tokens 1 is too small"):
         Engine.open(vision_artifact("fp32"), EngineConfig(max_image_tokens=1))
+
+
+def test_images_of_a_model_of_text_have_no_limit(tiny_artifact: Callable[[str], Path]) -> None:
+    with pytest.raises(BadInputError, match="takes text only: leave max_image_tokens out"):
+        Engine.open(tiny_artifact("int8"), EngineConfig(max_image_tokens=64))
