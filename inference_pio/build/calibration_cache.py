@@ -18,15 +18,21 @@ from inference_pio.graphs.lint.quantization import QUANTIZE
 from inference_pio.graphs.lint.scope import scopes
 from inference_pio.runtime.backends.tensorrt_engines import ROLES
 
-HEADER = "TRT-8503-EntropyCalibration2"
+HEADER, DIALECT = "TRT-8503-EntropyCalibration2", "trt85"
 """Of TensorRT 8.5.3."""
 
 
 def write_calibration_caches(artifact: Artifact, folder: Path) -> list[Path]:
     """Write `NAME.cache` for every graph that becomes an engine; returns the files.
 
-    Raises BadInputError when the artifact has no quantized activations or the folder cannot be written.
+    Raises BadInputError when the artifact is for another version than 8.5 or has no quantized activations, or when the
+    folder cannot be written.
     """
+    if artifact.manifest.dialect != DIALECT:
+        raise BadInputError(
+            f"{artifact.path} was exported for {artifact.manifest.target_key}, and calibration caches are read by "
+            "TensorRT 8.5: export it with --target tensorrt --hardware sm61"
+        )
     texts = {}
     for graph in artifact.manifest.graphs:
         if graph.role in ROLES:

@@ -59,3 +59,10 @@ def test_options_of_building_are_refused(block_artifact, tmp_path, capsys, optio
     arguments = ["build", str(block_artifact("fp32")), "--calibration-cache", str(tmp_path / "out"), *options]
     assert run(arguments) == 2 and f"{options[0]} is for building" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_versions_without_calibrators_get_none(block_artifact, tmp_path, capsys):
+    artifact = block_artifact("fp32", "sm86")
+    assert run(["build", str(artifact), "--calibration-cache", str(tmp_path / "caches")]) == 2
+    assert "read by TensorRT 8.5" in capsys.readouterr().err
+    assert not (tmp_path / "caches").exists()

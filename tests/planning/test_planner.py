@@ -366,3 +366,11 @@ def test_the_command_says_what_was_planned():
         "--precision int4 --context-length 1000"
     )
     assert cpu.notes == [] and cpu.build_command == "" and cpu.kv_exported == ["fp32", "int8"]
+
+
+def test_a_cache_of_fixed_size_is_planned_as_the_export_makes_it():
+    """Every sequence takes all of it, so the memory that is left is no reason to make it larger."""
+    card = {"hardware": "rtx-4090", "precision": "fp16"}
+    assert "--context-length 4096 " in plan_of("qwen3-4b", target="tensorrt", **card).command
+    assert plan_of("qwen3-4b", target="tensorrt", context_length=8192, **card).context_length == 8192
+    assert plan_of("qwen3-4b", target="ort-cuda", **card).context_length > 8192
