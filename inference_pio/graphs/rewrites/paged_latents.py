@@ -15,12 +15,13 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from inference_pio.artifact.cache_rows import BUCKET
 from inference_pio.graphs.builder import MICROSOFT, GraphBuilder
 from inference_pio.graphs.rewrites.latent_match import LatentMatch, check_whole_cache, match_latents
 from inference_pio.graphs.rewrites.rewrite import LoweringContext, NoMatchError, attribute, replace
 
-BLOCK_TOKENS = 256
-"""Tokens of a block; the fused kernels want a multiple of 256."""
+BLOCK_TOKENS = BUCKET
+"""Tokens of a block; the fused kernels want a multiple of 256. The runtime's buffers grow by whole blocks."""
 
 
 @dataclass(frozen=True)

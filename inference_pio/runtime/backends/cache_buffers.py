@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from inference_pio.artifact.cache_rows import BUCKET
 from inference_pio.artifact.manifest import CacheSpec
 
-GROWTH = 256
+GROWTH = BUCKET
 """Cache capacity grows in steps of this many tokens, or a quarter of what is there."""
 ITEMS = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "int8": np.int8}
 """Of a manifest's cache dtype, numpy's type of one element."""
