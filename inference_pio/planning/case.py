@@ -8,6 +8,8 @@ from inference_pio.calibration.recipes import Recipe
 from inference_pio.export.plan import KV_CACHES, has_int8_cache
 from inference_pio.graphs.hardware.hardware import Card, Hardware
 from inference_pio.graphs.spec import DecoderSpec
+from inference_pio.graphs.targets import find_target
+from inference_pio.graphs.targets.target import Target
 from inference_pio.planning.rules import RULES, Rules
 
 
@@ -25,6 +27,11 @@ class Case:
     def key(self) -> str:
         """The `Target.key` that it comes down to."""
         return key_of(self.hardware, self.target)
+
+    @property
+    def made_for(self) -> Target:
+        """The target of its export."""
+        return find_target(self.target, self.hardware.dialect_of(self.target))
 
     @property
     def rules(self) -> Rules:

@@ -9,7 +9,6 @@ from inference_pio.build.options import DEFAULT_IMAGE_TOKENS
 from inference_pio.export.plan import kv_caches
 from inference_pio.graphs.hardware import AUTO, find_hardware
 from inference_pio.graphs.spec import DecoderSpec
-from inference_pio.graphs.targets import find_target
 from inference_pio.planning.case import Case
 from inference_pio.planning.layout import NVME, Layout
 from inference_pio.planning.plan import PlanOptions
@@ -46,7 +45,7 @@ def _folder(case: Case, name: str) -> str:
 
 def exported_caches(case: Case) -> list[str]:
     """The storages of the cache that an export can have."""
-    return kv_caches(find_target(case.target, case.hardware.dialect_of(case.target)), case.recipe)
+    return kv_caches(case.made_for, case.recipe)
 
 
 def notes_on(spec: DecoderSpec, case: Case, layout: Layout, kv_cache: str) -> list[str]:

@@ -14,7 +14,6 @@ from inference_pio.graphs.architectures import read_config
 from inference_pio.graphs.hardware import AUTO
 from inference_pio.graphs.hardware.hardware import Card, Hardware
 from inference_pio.graphs.spec import DecoderSpec
-from inference_pio.graphs.targets import find_target
 from inference_pio.planning import smaller
 from inference_pio.planning.cards import find_cards, find_host
 from inference_pio.planning.case import Case, key_of
@@ -188,9 +187,8 @@ class _Planner:
     def context(self, case: Case, layout: Layout, tokens: int, per_token: int) -> tuple[int, str]:
         """The context that is planned for, and why the model does not fit with it ("" where it does)."""
         asked, most = self.options.context_length, self.spec.context_length
-        target = find_target(case.target, case.hardware.dialect_of(case.target))
         if asked is None:  # a cache of fixed size is taken whole by every sequence: as much as an export makes it
-            most = min(most, target.default_context or most)
+            most = min(most, case.made_for.default_context or most)
         needed = min(SHORTEST_CONTEXT, most) if asked is None else asked
         experts = self.sizes[case.recipe].get(Part.EXPERTS)
         if experts is not None and experts.quantized and not case.rules.quantized_experts:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from inference_pio.artifact.manifest import GraphFacts
+from inference_pio.artifact.manifest import GraphFacts, Manifest
 from inference_pio.runtime.backends.tower import Tower
 
 EXPERTS_INPUT, EXPERTS_OUTPUT = "experts_input", "experts_output"
@@ -85,6 +85,11 @@ class BlockRunner(Protocol):
 
     def close(self) -> None:
         """Release the weights."""
+
+
+def blocks_and_head(manifest: Manifest) -> list[GraphFacts]:
+    """The graphs that a step runs through, in their order; experts lie between them, on the CPU."""
+    return [graph for graph in manifest.graphs if graph.role in ("block", "head")]
 
 
 def fixed_rows(graphs: Iterable[GraphFacts]) -> int | None:

@@ -23,6 +23,7 @@ from inference_pio.runtime.backends.blocks import (
     WRITE,
     BlockRunner,
     Step,
+    blocks_and_head,
     fixed_rows,
 )
 from inference_pio.runtime.backends.cached_sequence import CachedSequence
@@ -194,7 +195,7 @@ def block_graphs(manifest: Manifest, folder: Path) -> list[GraphFacts]:
 
     One head comes behind them.
     """
-    parts = [graph for graph in manifest.graphs if graph.role in ("block", "head")]
+    parts = blocks_and_head(manifest)
     blocks, cache = parts[:-1], manifest.cache
     layers = [layer for graph in blocks for layer in graph.layers]
     sound = [graph.role for graph in parts] == ["block"] * len(blocks) + ["head"] and all(g.layers for g in blocks)

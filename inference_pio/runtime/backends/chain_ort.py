@@ -10,7 +10,15 @@ import numpy as np
 
 from inference_pio.artifact.manifest import CacheSpec, GraphFacts, Manifest
 from inference_pio.errors import BadInputError, InferencePioError
-from inference_pio.runtime.backends.blocks import EXPERTS_INPUT, EXPERTS_OUTPUT, PAST, PRESENT, Step, fixed_rows
+from inference_pio.runtime.backends.blocks import (
+    EXPERTS_INPUT,
+    EXPERTS_OUTPUT,
+    PAST,
+    PRESENT,
+    Step,
+    blocks_and_head,
+    fixed_rows,
+)
 from inference_pio.runtime.backends.cache_buffers import ITEMS
 from inference_pio.runtime.backends.ort_session import (
     check_version,
@@ -39,7 +47,7 @@ class OrtBlocks:
         check_version(self.ort.__version__, manifest.requires.packages.get("onnxruntime", "0"))
         self._folder, self._threads = folder, threads
         self.spec: CacheSpec = manifest.cache
-        self.graphs = [graph for graph in manifest.graphs if graph.role in ("block", "head")]
+        self.graphs = blocks_and_head(manifest)
         self.in_place = fixed_rows(self.graphs) is not None
         entries = {} if session_entries(self.ort) else SIGNED_PRODUCTS
         self.sessions = [open_part(folder, graph, threads, entries) for graph in self.graphs]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from inference_pio.artifact.manifest import GraphFacts, Manifest
-from inference_pio.runtime.backends.blocks import BIAS, PAST, fixed_rows
+from inference_pio.runtime.backends.blocks import BIAS, PAST, blocks_and_head, fixed_rows
 from inference_pio.runtime.backends.tensorrt_engines import TensorRTEngines
 from inference_pio.runtime.backends.tensorrt_state import TensorRTBlockState
 from inference_pio.runtime.backends.tensorrt_tower import TensorRTTower
@@ -26,7 +26,7 @@ class TensorRTBlocks:
         self.shared = TensorRTEngines(manifest, cache_dir, device)
         self.spec, self._vision = manifest.cache, manifest.vision
         self.hidden_size, self.vocab_size = manifest.model.hidden_size, manifest.model.vocab_size
-        self.graphs = [graph for graph in manifest.graphs if graph.role in ("block", "head")]
+        self.graphs = blocks_and_head(manifest)
         self.in_place = fixed_rows(self.graphs) is not None
         self.cache_rows = 1 << 62
         """Rows of the cache that the engines can be given at most."""
