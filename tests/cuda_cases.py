@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,3 +61,17 @@ def session_of(model: ir.Model, folder: Path) -> ort.InferenceSession:
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def logits_of_chunks(
+    session: ort.InferenceSession, ids: np.ndarray, caches: dict[str, np.ndarray], sizes: Sequence[int]
+) -> np.ndarray:
+    """Logits [1, S, V] of `ids` [1, S], run as chunks of such sizes over one cache."""
+    names, done, found = [value.name for value in session.get_outputs()], 0, []
+    for size in sizes:
+        feeds = {"input_ids": ids[:, done : done + size], "attention_mask": np.ones((1, done + size), np.int64)}
+        results = dict(zip(names, session.run(names, {**feeds, **caches}), strict=True))
+        caches = {name: results[name.replace("past_key_values", "present")] for name in caches}
+        found.append(results["logits"])
+        done += size
+    return np.concatenate(found, axis=1)

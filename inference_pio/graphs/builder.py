@@ -49,6 +49,11 @@ class GraphBuilder:
         self.graph.inputs.append(value)
         return value
 
+    def shared_input(self, name: str, dtype: ir.DataType, shape: Sequence[Dim]) -> ir.Value:
+        """The input called `name`, added at the first call."""
+        found = next((value for value in self.graph.inputs if value.name == name), None)
+        return found or self.input(name, dtype, shape)
+
     def output(self, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[Dim]) -> None:
         value.name, value.shape, value.type = name, ir.Shape(shape), ir.TensorType(dtype)
         self.graph.outputs.append(value)

@@ -65,3 +65,11 @@ def narrowed(value: ir.Value, dtype: ir.DataType) -> ir.Value:
     job = Narrowed(source, dtype, main=not (integers or recipe.side), label=label)
     made = Recipe(job, recipe.side, recipe.sources, recipe.interleaved)
     return lazy_initializer(str(value.name), tensor.dtype if integers else dtype, shape, made)
+
+
+def add_narrowed(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+    """The narrow form of an initializer, which joins the graph's under a name of its own."""
+    made = narrowed(value, dtype)
+    made.name = f"{value.name}.narrow"
+    graph.register_initializer(made)
+    return made

@@ -37,7 +37,7 @@ def biases(b: GraphBuilder, window: int | None, repeats: int) -> tuple[ir.Value,
         suffix = "" if window is None else f".{window}"
         found = []
         for name, columns in ((PAST_BIAS, "past_length"), (NEW_BIAS, "sequence_length")):
-            value = _input(b, f"{name}{suffix}", ["sequence_length", columns])
+            value = b.shared_input(f"{name}{suffix}", ir.DataType.FLOAT, ["sequence_length", columns])
             if repeats > 1:
                 value = b.op("Concat", [value] * repeats, {"axis": 0}, name=f"{name}{suffix}_rows")
             found.append(value)
@@ -88,8 +88,3 @@ def make_present(present: ir.Value, rows: ir.Value, heads: int, size: int) -> No
     rows.name, rows.type = name, ir.TensorType(ir.DataType.FLOAT)
     rows.shape = ir.Shape([1, "sequence_length", heads, size])
     graph.outputs[list(graph.outputs).index(present)] = rows
-
-
-def _input(b: GraphBuilder, name: str, shape: list[int | str]) -> ir.Value:
-    found = next((value for value in b.graph.inputs if value.name == name), None)
-    return found or b.input(name, ir.DataType.FLOAT, shape)

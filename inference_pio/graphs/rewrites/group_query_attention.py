@@ -121,8 +121,7 @@ def _rotary_tables(b: GraphBuilder, context: LoweringContext) -> list[ir.Value]:
 
 def table_input(b: GraphBuilder, name: str, width: int) -> ir.Value:
     """The graph input `name`, float32 [rows, width], added at the first call."""
-    found = next((value for value in b.graph.inputs if value.name == name), None)
-    return found or b.input(name, ir.DataType.FLOAT, ["table_rows", width])
+    return b.shared_input(name, ir.DataType.FLOAT, ["table_rows", width])
 
 
 @dataclass(frozen=True)

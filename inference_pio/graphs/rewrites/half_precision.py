@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from inference_pio.graphs.builder import GraphBuilder
-from inference_pio.graphs.narrow import narrowed
+from inference_pio.graphs.narrow import add_narrowed
 from inference_pio.graphs.rewrites.rewrite import LoweringContext, attribute
 from inference_pio.graphs.weights import holds_rows, stored_rows
 
@@ -167,9 +167,7 @@ def _widen_output(graph: ir.Graph, state: State, node: ir.Node, narrow: ir.Value
 def _weight(graph: ir.Graph, state: State, value: ir.Value, dtype: ir.DataType) -> ir.Value:
     """The narrow form of an initializer, which takes its place among the graph's."""
     if value not in state.made:
-        made = narrowed(value, dtype)
-        made.name = f"{value.name}.narrow"
-        graph.register_initializer(made)
+        made = add_narrowed(graph, value, dtype)
         state.made |= {value: made, made: made}
     return state.made[value]
 

@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from inference_pio.graphs.builder import GraphBuilder
-from inference_pio.graphs.narrow import narrowed
+from inference_pio.graphs.narrow import add_narrowed
 from inference_pio.graphs.rewrites.rewrite import LoweringContext, producer
 from inference_pio.graphs.source import tensor_of
 from inference_pio.graphs.weights import holds_rows, stored_rows
@@ -197,10 +197,7 @@ def _cast_behind(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> ir.Val
 def _weight(graph: ir.Graph, state: State, value: ir.Value) -> ir.Value:
     """The float16 form of an initializer, or integers whose scales are float16; it joins the graph's."""
     if value not in state.weights:
-        made = narrowed(value, HALF)
-        made.name = f"{value.name}.narrow"
-        graph.register_initializer(made)
-        state.weights[value] = made
+        state.weights[value] = add_narrowed(graph, value, HALF)
     return state.weights[value]
 
 

@@ -29,7 +29,5 @@ def check(match: ir.Node, context: LoweringContext) -> None:
 def rewrite(graph: ir.Graph, match: ir.Node, context: LoweringContext) -> None:
     b = GraphBuilder(graph)
     for index, name in enumerate(ROWS, start=1):
-        rows = next((value for value in graph.inputs if value.name == name), None)
-        if rows is None:
-            rows = b.input(name, ir.DataType.FLOAT, ["sequence_length", context.spec.rope.dim // 2])
+        rows = b.shared_input(name, ir.DataType.FLOAT, ["sequence_length", context.spec.rope.dim // 2])
         match.replace_input_with(index, rows)

@@ -94,7 +94,8 @@ def _cached(
     """The rows of a cache that are read, [1, G, P, D]; the cache with the new ones becomes the output `present`."""
     assert past is not None and past.shape is not None
     past.shape = ir.Shape([1, past.shape[1], rounded_up(context.context_length), past.shape[3]])
-    cache = b.op("TensorScatter", [past, new_1GSD, _write(b)], {"axis": -2}, name="cache")
+    write = b.shared_input(WRITE, ir.DataType.INT64, (1,))
+    cache = b.op("TensorScatter", [past, new_1GSD, write], {"axis": -2}, name="cache")
     name, present.name = present.name, f"{present.name}/replaced"
     cache.name, cache.shape, cache.type = name, past.shape, ir.TensorType(ir.DataType.FLOAT)
     b.graph.outputs[list(b.graph.outputs).index(present)] = cache
@@ -110,12 +111,6 @@ def _bias(b: GraphBuilder, window: int | None) -> tuple[ir.Value, ir.Value]:
         b.graph.meta[key] = bias, b.op("Shape", [bias], {"start": 3, "end": 4}, name="rows_in_use")
     made: tuple[ir.Value, ir.Value] = b.graph.meta[key]
     return made
-
-
-def _write(b: GraphBuilder) -> ir.Value:
-    """Where the new rows go: int64 [1]."""
-    found = next((value for value in b.graph.inputs if value.name == WRITE), None)
-    return found or b.input(WRITE, ir.DataType.INT64, (1,))
 
 
 def _heads_first(b: GraphBuilder, x_1SN: ir.Value | None, heads: int, size: int) -> ir.Value:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from cuda_cases import caches, session_of
+from cuda_cases import caches, logits_of_chunks, session_of
 from graph_cases import apply, canonical, count, first, logits, set_attribute, some_ids, spec_with
 
 from inference_pio.graphs.rewrites import cached_attention
@@ -33,17 +33,10 @@ def test_chunks_after_each_other(tmp_path):
     expected = logits(canonical(spec), tmp_path, ids, spec)
     model = canonical(spec)
     apply(model, cached_attention, spec=spec)
-    session, held, done, found = session_of(model, tmp_path), caches(spec, 1, 16), 0, []
+    session, held = session_of(model, tmp_path), caches(spec, 1, 16)
     for array in held.values():
         array[:] = 7.0
-    names = [value.name for value in session.get_outputs()]
-    for size in (4, 1, 5):
-        feeds = {"input_ids": ids[:, done : done + size], "attention_mask": np.ones((1, done + size), np.int64)}
-        results = dict(zip(names, session.run(names, {**feeds, **held}), strict=True))
-        held = {name: results[name.replace("past_key_values", "present")] for name in held}
-        found.append(results["logits"])
-        done += size
-    assert np.abs(np.concatenate(found, axis=1) - expected).max() < 1e-5
+    assert np.abs(logits_of_chunks(session, ids, held, (4, 1, 5)) - expected).max() < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from cuda_cases import session_of
+from cuda_cases import logits_of_chunks, session_of
 from graph_cases import apply, first, logits, set_attribute, some_ids
 from latent_cases import MLA, SPEC, canonical
 
@@ -66,16 +66,8 @@ def test_the_documented_operator_gives_the_logits(tmp_path):
     assert list(model.graph.inputs[-1].shape)[1:] == [BLOCK, 1, SPEC.head_dim]
     written_out(model)
     session = session_of(model, tmp_path)
-    names = [value.name for value in session.get_outputs()]
     held = {f"past_key_values.{n}.latent": np.zeros((2, BLOCK, 1, SPEC.head_dim), np.float32) for n in range(2)}
-    done, found = 0, []
-    for size in (5, 1, 3):
-        feeds = {"input_ids": ids[:, done : done + size], "attention_mask": np.ones((1, done + size), np.int64)}
-        results = dict(zip(names, session.run(names, {**feeds, **held}), strict=True))
-        held = {name: results[name.replace("past_key_values", "present")] for name in held}
-        found.append(results["logits"])
-        done += size
-    assert np.abs(np.concatenate(found, axis=1) - expected).max() < 1e-5
+    assert np.abs(logits_of_chunks(session, ids, held, (5, 1, 3)) - expected).max() < 1e-5
 
 
 def test_scores_that_are_capped_stay():
