@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from inference_pio.checkpoint.files import read_exactly
 from inference_pio.errors import BadInputError, ResourceLimitError
 
 
@@ -17,7 +18,7 @@ class HiddenStates:
 
     Rows are chosen by a slice or by their numbers (int64), and read as float32 [chosen, columns]. Assigning needs
     `writable`, numbers, and raises ResourceLimitError when the disk is full. Reading raises BadInputError when the
-    file has become shorter.
+    file has become shorter or cannot be read.
     """
 
     def __init__(self, file: Path, columns: int, writable: bool = False) -> None:
@@ -55,11 +56,11 @@ class HiddenStates:
         self.close()
 
     def _fill(self, target: memoryview, offset: int) -> None:
-        while len(target):
-            count = os.preadv(self._descriptor, [target], offset)
-            if count == 0:
-                raise BadInputError(f"{self._file} was cut short while it was read: run the same command again")
-            target, offset = target[count:], offset + count
+        try:
+            read_exactly(self._descriptor, offset, target, self._file.name)
+        except BadInputError:  # what to do about a checkpoint's file is no help here
+            message = f"{self._file} was cut short or cannot be read any more: run the same command again"
+            raise BadInputError(message) from None
 
     def _store(self, source: memoryview, offset: int) -> None:
         while len(source):
